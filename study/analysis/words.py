@@ -1,0 +1,49 @@
+"""Numbers and intervals as a reader wants them in a sentence."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from study.analysis.finding import POOLED, Estimate, Finding
+
+
+def number(value: float) -> str:
+    """Three significant digits."""
+    return f"{value:.3g}" if value else "0"
+
+
+def span(estimate: Estimate) -> str:
+    """0.80 [0.78, 0.82]."""
+    text = number(estimate.value)
+    return text if estimate.low is None or estimate.high is None else f"{text} [{number(estimate.low)}, {number(estimate.high)}]"
+
+
+def percent(estimate: Estimate) -> str:
+    """61 % [35, 83]."""
+    text = f"{100 * estimate.value:.0f} %"
+    if estimate.low is None or estimate.high is None:
+        return text
+    return f"{text} [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
+
+
+def standing(basis: Mapping[str, Any]) -> str:
+    """What a sentence rests on, as its last words."""
+    seeds = basis["seeds"]
+    kinds = f" of {basis['variants']} variants" if basis["variants"] > 1 else ""
+    given = "one seed, so run-to-run noise is unknown" if seeds == 1 else f"conditional on these {seeds} seeds"
+    return (
+        f"From {basis['settings']} settings{kinds}, {basis['seeds']} seed{'s' * (seeds > 1)}, {basis['runs']} runs "
+        f"of which {basis['diverged']} diverged; {given}."
+    )
+
+
+def subject_words(subject: str, task: str) -> str:
+    """Who a sentence is about."""
+    return f"Averaged over all variants on {task}" if subject == POOLED else f"{subject} on {task}"
+
+
+def unanswered(question: str, task: str, subject: str, reason: str, basis: Mapping[str, Any]) -> Finding:
+    """A gate refused, and says why."""
+    sentence = f"{subject_words(subject, task)}: {question} not answered, because {reason}."
+    if basis["runs"]:
+        sentence += f" {standing(basis)}"
+    return Finding(question, task, subject, False, sentence, basis=dict(basis))

@@ -1,0 +1,415 @@
+"""The command line, and the composition root: the one place where study, trackers and dashboards meet.
+
+Heavy packages are imported inside the functions, so that `lorascope --help` answers at once.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from study.errors import BadInput
+
+if TYPE_CHECKING:
+    from study.controller import Controller, Lease
+    from study.home import Home
+    from study.ledger import Ledger, StudyRow
+    from study.spec import StudySpec
+    from study.trial import Trial
+    from trackers.mirror import Mirror
+
+REMOTE_DRAIN_SECONDS = 60.0  # what a launch waits for a remote mirror; a local one gets all the time it needs
+STOP_DRAIN_SECONDS = 10.0  # what Ctrl-C waits for either
+
+app = typer.Typer(
+    help="Which hyperparameters matter, how much, for which LoRA variant, and how sure are we?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", metavar="DIR", help="Databases, cache and reports [LORASCOPE_HOME, else ./.lorascope].")
+]
+StorageOption = Annotated[
+    str | None, typer.Option("--storage", metavar="URL", help="Ledger: SQLAlchemy URL or @FILE [LORASCOPE_STORAGE, else in the home].")
+]
+TrackingOption = Annotated[
+    str | None, typer.Option("--tracking-uri", metavar="URI", help="MLflow: URI or @FILE [LORASCOPE_TRACKING_URI, else in the home].")
+]
+WorkersOption = Annotated[int | None, typer.Option("--workers", metavar="N", help="Worker processes [one per core].")]
+PackOption = Annotated[int | None, typer.Option("--pack-size", metavar="K", help="Trials trained as one batch.")]
+DtypeOption = Annotated[
+    str | None, typer.Option("--dtype", metavar="TYPE", help="fp32, bf16 or fp64 [bf16 where the processor multiplies it natively].")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study in the home.")]
+SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="YAML file that describes a study.")]
+
+
+@app.command()
+def launch(
+    spec: SpecArgument,
+    home: HomeOption = None,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
+    workers: WorkersOption = None,
+    pack_size: PackOption = None,
+    dtype: DtypeOption = None,
+    as_name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Run it as a study of another name.")] = None,
+) -> None:
+    """Run a study: train what has no result yet, rank the knobs, write the report."""
+    from study import spec as specs
+
+    asked = specs.overridden(specs.load(spec), str(spec), name=as_name, workers=workers, pack_size=pack_size, dtype=dtype)
+    _run(asked, str(spec), _home(home), storage, tracking_uri)
+
+
+@app.command()
+def resume(
+    study: StudyArgument,
+    home: HomeOption = None,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
+    workers: WorkersOption = None,
+    pack_size: PackOption = None,
+) -> None:
+    """Go on with a study that was stopped or cut off; what has a result is not trained again."""
+    from study import spec as specs
+
+    place = _home(home)
+    known = specs.parse(_row(_ledger(place, storage), study).spec, f"study {study}")
+    asked = specs.overridden(known, f"study {study}", name=None, workers=workers, pack_size=pack_size, dtype=None)
+    _run(asked, f"study {study}", place, storage, tracking_uri)
+
+
+@app.command()
+def status(
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="One study [all of them].")] = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+    storage: StorageOption = None,
+) -> None:
+    """How far the studies of a home are, by task, variant and phase."""
+    from study import table
+
+    ledger = _ledger(_home(home), storage)
+    found = [table.progress(ledger, row) for row in ([_row(ledger, study)] if study else ledger.studies())]
+    if as_json:
+        _print_json(found[0] if study else found)
+        return
+    if not found:
+        _say("no studies yet; `lorascope launch SPEC` begins one")
+        return
+    _print_table("studies", found, ("study", "state", *table.COUNTS))
+    if study:
+        _print_table(study, found[0]["cells"], ("task", "variant", "phase", *table.COUNTS))
+
+
+@app.command()
+def trials(
+    study: StudyArgument,
+    form: Annotated[Literal["csv", "json", "parquet"], typer.Option("--format", help="How rows are written.")] = "csv",
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to [stdout]; parquet needs a file.")] = None,
+    home: HomeOption = None,
+    storage: StorageOption = None,
+) -> None:
+    """Export a study's accepted results, a row each."""
+    from study import table
+
+    ledger = _ledger(_home(home), storage)
+    _row(ledger, study)
+    rows = table.trials(ledger, study)
+    if form == "parquet":
+        if out is None:
+            raise BadInput("--out", "is missing", "parquet is written to a file")
+        _write(out, lambda: rows.to_parquet(out, index=False))
+        return
+    text = rows.to_csv(index=False) if form == "csv" else rows.to_json(orient="records", indent=1) + "\n"
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        _write(out, lambda: out.write_text(text))
+
+
+@app.command()
+def report(
+    study: StudyArgument,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder to write [reports/STUDY in the home].")] = None,
+    home: HomeOption = None,
+    storage: StorageOption = None,
+) -> None:
+    """Analyze a study's results so far and write its report."""
+    place = _home(home)
+    ledger = _ledger(place, storage)
+    row = _row(ledger, study)
+    folder = out or place.report(study)
+    _write(folder, lambda: _report(ledger, row, folder))
+    _say(f"report: {folder / 'report.html'}")
+
+
+@app.command()
+def validate(spec: SpecArgument, home: HomeOption = None, storage: StorageOption = None) -> None:
+    """Check a spec, its model and its data, and print the study it stands for: cells, trials, packs, time."""
+    from study import session
+    from study import spec as specs
+    from study.worker import prepare
+
+    place = _home(home)
+    ledger = _ledger(place, storage)
+    asked = session.admit(ledger, specs.load(spec), str(spec))
+    prepared = {task.label: prepare(task, place.cache) for task in asked.tasks}
+    models = session.check_ranks(asked, prepared, str(spec))
+    cells = session.estimate(asked, ledger.study(asked.name), models, prepared)
+    sys.stdout.write(specs.dump(specs.resolved(asked)))
+    rows = [vars(cell) | {"minutes": f"{cell.seconds / 60:.1f}"} for cell in cells]
+    _print_table("cells", rows, ("task", "variant", "settings", "trials", "packs", "minutes"))
+    minutes = (sum(cell.seconds for cell in cells) + session.START_SECONDS) / 60
+    _say(f"{len(cells)} cells, {sum(c.trials for c in cells)} trials, {sum(c.packs for c in cells)} packs;")
+    _say(f"about {minutes:.0f} min with {session.workers(asked)} workers in {asked.compute.dtype}, before results that exist already")
+
+
+@app.command()
+def variants(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One variant [all].")] = None, as_json: JsonOption = False
+) -> None:
+    """The LoRA variants that can be studied."""
+    from study.variants import VARIANTS, variant
+
+    chosen = [variant(name)] if name else list(VARIANTS.values())
+    rows = [
+        {
+            "name": v.name,
+            "axis": str(v.axis),
+            "category": v.category,
+            "paper": v.paper,
+            "knobs": [knob.name for knob in v.knobs],
+            "trainable": v.trainable,
+        }
+        for v in chosen
+    ]
+    if as_json:
+        _print_json(rows)
+        return
+    _print_table("variants", [row | {"knobs": ", ".join(row["knobs"])} for row in rows], tuple(rows[0]))
+
+
+@app.command()
+def tasks(as_json: JsonOption = False) -> None:
+    """The tasks that come with lorascope."""
+    from study.tasks import TASKS
+
+    shown = ("name", "family", "metric", "direction", "model", "data", "licence", "origin", "summary")
+    rows = [{name: vars(task)[name] for name in shown} for task in TASKS.values()]
+    if as_json:
+        _print_json(rows)
+    else:
+        _print_table("tasks", rows, ("name", "family", "metric", "model", "data", "summary"))
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port on this machine.")] = 5000,
+    home: HomeOption = None,
+    storage: StorageOption = None,
+) -> None:
+    """Browse the home's runs: starts an MLflow server on them and prints its address."""
+    place = _home(home)
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise BadInput("--port", f"{port} is taken", "a free one")
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", place.tracking, "--artifacts-destination", str(place.artifacts)]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    _say(f"MLflow on http://127.0.0.1:{port} in a few seconds; Ctrl-C ends it")
+    with subprocess.Popen(command, env=os.environ | quiet) as server:
+        try:
+            raise typer.Exit(server.wait())
+        except KeyboardInterrupt:
+            server.wait()
+
+
+def main() -> None:
+    """The `lorascope` command. Exit codes: 0 done, 1 failed, 2 bad input."""
+    try:
+        app()
+    except BadInput as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+# How a study runs
+
+
+def _run(asked: "StudySpec", where: str, home: "Home", storage: str | None, tracking_uri: str | None) -> None:
+    """Train what is missing, drain the mirror, rank and report. Raises typer.Exit(1) where something failed."""
+    from study import session
+    from study import spec as specs
+    from study.controller import Controller, Lease
+    from study.engines.local import Local
+    from study.hardware import provenance
+    from study.progress import Progress
+    from study.worker import Setup, prepare
+
+    ledger = _ledger(home, storage)
+    asked = session.admit(ledger, asked, where)
+    uri = _tracking(tracking_uri, ledger.study(asked.name), home)
+    prepared = {task.label: prepare(task, home.cache) for task in asked.tasks}
+    session.check_ranks(asked, prepared, where)
+    ledger.create_study(asked.name, specs.resolved(asked), [])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill stops as cleanly as Ctrl-C
+    progress = Progress(asked.tasks)
+    with Lease(ledger, asked.name, _waiting) as lease, _mirroring(ledger, lease, uri, home) as mirror:
+        setup = Setup(ledger.url, home.cache, mirror.writer, provenance())
+        try:
+            with Local(setup, session.workers(asked)) as engine, progress:
+                controller = Controller(asked, ledger, lease, engine, mirror.tracker, mirror.place, progress, prepared)
+                controller.run()
+            _drain(mirror, controller)
+        except KeyboardInterrupt:
+            mirror.drain(STOP_DRAIN_SECONDS)
+            _say(f"stopped; go on with: lorascope resume {asked.name}{_where(home, storage)}")
+            raise typer.Exit(1) from None
+        lease.state = "failed" if ledger.failed(asked.name) else "done"
+    if not progress.trained_in_all:
+        _say("0 training steps: every trial of this study has a result")
+    _conclude(ledger, asked.name, home.report(asked.name))
+
+
+@contextmanager
+def _mirroring(ledger: "Ledger", lease: "Lease", uri: str, home: "Home") -> Iterator["Mirror"]:
+    """The study's mirror; its runs end KILLED where the study does not come to its end."""
+    from study.trial import digest
+    from trackers.mirror import Mirror
+
+    def held(trial: "Trial", run_id: str) -> None:
+        with ledger.controlling(lease.name, lease.epoch) as writer:
+            writer.mirrored(trial, mirror.place, run_id)
+
+    spool = home.spool(lease.name) / digest({"uri": uri})[:8]
+    mirror = Mirror(uri, spool, lease.name, _row(ledger, lease.name).created, held)
+    try:
+        yield mirror
+    finally:
+        mirror.close("finished" if lease.state == "done" else "stopped")
+
+
+def _drain(mirror: "Mirror", controller: "Controller") -> None:
+    """Wait for the upload, then send what a killed worker could not; name the backlog of a mirror that is behind."""
+    patience = REMOTE_DRAIN_SECONDS if mirror.remote else None
+    left = mirror.drain(patience)
+    if not left:
+        controller.mirror()
+        left = mirror.drain(patience)
+    if left:
+        study = controller.spec.name
+        _say(f"{left} calls still wait for {mirror.place} ({mirror.last_error}); `lorascope resume {study}` sends them")
+
+
+def _conclude(ledger: "Ledger", study: str, folder: Path) -> None:
+    """Print the ranking, write the report. Raises typer.Exit(1) where a trial failed."""
+    _write(folder, lambda: _report(ledger, _row(ledger, study), folder))
+    _say(f"report: {folder / 'report.html'}")
+    failed = ledger.failed(study)
+    if failed:
+        (key, seed), reason = next(iter(failed.items()))
+        _say(f"{len(failed)} trials failed, the first (key {key}, seed {seed}): {reason}")
+        raise typer.Exit(1)
+
+
+def _report(ledger: "Ledger", row: "StudyRow", folder: Path) -> None:
+    """Analyze a study and write its report."""
+    raise NotImplementedError
+
+
+def _waiting(holder: str, seconds: float) -> None:
+    _say(f"waiting for the lease of {holder}: it runs out in {max(seconds, 0):.0f} s")
+
+
+# What options stand for
+
+
+def _home(given: Path | None) -> "Home":
+    from study.home import home
+
+    return home(given)
+
+
+def _ledger(home: "Home", storage: str | None) -> "Ledger":
+    from study.ledger import Ledger
+    from study.redact import secret
+
+    url = storage or os.environ.get("LORASCOPE_STORAGE")
+    return Ledger(secret(url) if url else home.storage, migrate=True)
+
+
+def _tracking(given: str | None, row: "StudyRow | None", home: "Home") -> str:
+    """Where to mirror: as asked, else where the study was mirrored before, else the home's own store."""
+    from study.redact import secret
+
+    asked = given or os.environ.get("LORASCOPE_TRACKING_URI")
+    uri = secret(asked) if asked else (row.place if row and row.place else home.tracking)
+    if "***" in uri:
+        raise BadInput("--tracking-uri", "is missing", f"this study is mirrored to {uri}, whose password is not kept")
+    if not uri.startswith(("http://", "https://", "sqlite:///", "postgresql")):
+        raise BadInput("--tracking-uri", repr(uri), "http://..., https://..., sqlite:///..., postgresql://...")
+    return uri
+
+
+def _row(ledger: "Ledger", study: str) -> "StudyRow":
+    import difflib
+
+    row = ledger.study(study)
+    if row is None:
+        names = [row.name for row in ledger.studies()]
+        nearest = difflib.get_close_matches(study, names, 1)
+        known = f"did you mean {nearest[0]}?" if nearest else f"there are: {', '.join(names) or 'none yet'}"
+        raise BadInput(f"study {study}", "does not exist in this home", known)
+    return row
+
+
+def _where(home: "Home", storage: str | None) -> str:
+    """The options that find this home and ledger again."""
+    here = "" if home.path == Path(".lorascope").absolute() else f" --home {home.path}"
+    return here + (f" --storage {storage}" if storage and storage.startswith("@") else "")
+
+
+# Output
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _print_json(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, indent=1) + "\n")
+
+
+def _print_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        number = all(isinstance(row[column], int | float) for row in rows)
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*("" if row[column] is None else str(row[column]) for column in columns))
+    Console().print(table)
+
+
+def _write(path: Path, write: Callable[[], object]) -> None:
+    """Write to a path the user gave. Raises BadInput where that cannot be."""
+    try:
+        write()
+    except OSError as error:
+        raise BadInput(str(path), f"cannot be written: {error.strerror or error}", "a path of yours with room") from None

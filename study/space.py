@@ -1,0 +1,77 @@
+"""Knobs and spaces: what may vary, over which values, and how a unit coordinate becomes one of them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+Value = float | int | str | bool
+
+
+@dataclass(frozen=True)
+class LogFloat:
+    """A positive number whose logarithm is the natural axis: learning rate, alpha."""
+
+    name: str
+    low: float
+    high: float
+    default: float
+
+    def decode(self, u: float) -> float:
+        """The value at coordinate `u` in [0, 1); six digits, so that a value reads back as it was printed."""
+        return float(f"{self.low * (self.high / self.low) ** u:.6g}")
+
+    def encode(self, value: Value) -> float:
+        """The coordinate of `value`: 0 at `low`, 1 at `high`."""
+        return math.log(float(value) / self.low) / math.log(self.high / self.low)
+
+    def grid(self, points: int) -> list[Value]:
+        """`points` values evenly spaced in the logarithm, ends included."""
+        return [self.decode(i / max(points - 1, 1)) for i in range(points)]
+
+
+@dataclass(frozen=True)
+class Levels:
+    """A few values with an order: rank, a short list of learning rates."""
+
+    name: str
+    values: tuple[Value, ...]
+    default: Value
+
+    def decode(self, u: float) -> Value:
+        """The level whose equal share of [0, 1) holds `u`."""
+        return self.values[min(int(u * len(self.values)), len(self.values) - 1)]
+
+    def encode(self, value: Value) -> float:
+        """The middle of the share of `value`."""
+        return (self.values.index(value) + 0.5) / len(self.values)
+
+    def grid(self, points: int) -> list[Value]:
+        """Every level, whatever `points` says."""
+        return list(self.values)
+
+
+@dataclass(frozen=True)
+class Choice(Levels):
+    """A few values without an order: init. `allowed` may name more than vary unasked."""
+
+    allowed: tuple[Value, ...] = ()
+
+
+Knob = LogFloat | Levels
+
+
+@dataclass(frozen=True)
+class Space:
+    """The knobs of one cell: those that vary, and the fixed values of the rest."""
+
+    varied: tuple[Knob, ...]
+    fixed: Mapping[str, Value]
+
+    def decode(self, coordinates: Mapping[str, float]) -> dict[str, Value]:
+        """One setting: every knob's value at the given unit coordinates (name -> u)."""
+        return dict(self.fixed) | {knob.name: knob.decode(coordinates[knob.name]) for knob in self.varied}
+
+
+def named(knobs: Sequence[Knob]) -> dict[str, Knob]:
+    """Knobs by name; a later one replaces an earlier one of the same name."""
+    return {knob.name: knob for knob in knobs}

@@ -1,0 +1,160 @@
+"""Pretrained models: where a name leads, what identifies the bytes, and how one is loaded, frozen, for a new head."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from torch import nn
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from study.assets import assets, fetch
+from study.errors import BadInput
+from study.tasks.quiet import quiet
+
+WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
+# What a model is: these files are asked of the hub, and these are fingerprinted.
+FILES = ("config.json", *WEIGHTS, *TOKENIZER)
+
+# Their positions count from the pad token's id on, so a table of n rows serves n - pad - 1 tokens.
+_COUNT_FROM_PAD = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "data2vec-text"})
+
+
+def resolve_model(name: str, cache: Path) -> Path:
+    """The folder of the model `name`: a local folder, else an asset, else a hub id; raises BadInput."""
+    offline = {asset.name for asset in assets().values() if asset.kind == "model"}
+    if name in offline and not Path(name).is_dir():
+        return fetch(name, cache)
+    folder = Path(name).expanduser() if is_local(name) else _from_hub(name, cache, offline)
+    _require_model(folder)
+    return folder
+
+
+def is_local(name: str) -> bool:
+    """Whether `name` is a path here, or is written like one, rather than a hub id."""
+    return Path(name).expanduser().exists() or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the names and contents of config, weights and tokenizer files, whatever the folder's own name."""
+    total = hashlib.sha256()
+    for path in _files(folder, FILES):
+        with path.open("rb") as file:
+            total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def read_config(folder: Path) -> PreTrainedConfig:
+    """The model's configuration; raises BadInput where transformers cannot classify text with such a model."""
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput("model", f"{folder}/config.json: {first_line(error)}", "a config transformers knows") from error
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise BadInput("model", f"{config.model_type} at {folder} has no classifier of text", "BERT, Llama, ...")
+    return config
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The model's tokenizer; raises BadInput where the folder has none that can be read."""
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput("model", f"no tokenizer in {folder}: {first_line(error)}", "tokenizer.json") from error
+
+
+def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that fills up a short example: the pad token, or where a decoder has none the end token."""
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if isinstance(token, int):
+            return token
+    raise BadInput("model", "its tokenizer has neither a pad nor an end token", "one of them")
+
+
+def positions(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The most tokens an example may have: what the tokenizer allows, and the model's table of positions."""
+    settings: Mapping[str, Any] = config.to_dict()
+    rows = int(settings.get("max_position_embeddings") or tokenizer.model_max_length)
+    if config.model_type in _COUNT_FROM_PAD:
+        rows -= int(settings["pad_token_id"]) + 1
+    return min(rows, tokenizer.model_max_length)
+
+
+def load_classifier(
+    folder: str, outputs: int, pad: int, dtype: torch.dtype, attention: str
+) -> tuple[nn.Module, frozenset[str]]:
+    """The frozen model with `outputs` logits per example, in eval mode, and the modules its checkpoint lacked.
+
+    Those modules (the head: a last layer, in some models a pooler too) hold values drawn from torch's global
+    generator; a trial brings its own.
+    """
+    with quiet():
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            num_labels=outputs,
+            dtype=dtype,
+            attn_implementation=attention,
+            local_files_only=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # a head for another number of classes is no head of ours
+            output_loading_info=True,
+        )
+    mismatched = {key for key, *_ in found["mismatched_keys"]}
+    _require_body(folder, model, mismatched | set(found["missing_keys"]))
+    # Decoders find an example's last token by the pad id; set after loading, else the row of an end token that pads
+    # would count as a padding row of the embedding.
+    model.config.pad_token_id = pad
+    model.config.use_cache = False
+    model.eval().requires_grad_(False)
+    return model, frozenset(key.rpartition(".")[0] for key in mismatched | set(found["missing_keys"]))
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, cut to one line of ours."""
+    return str(error).strip().split("\n")[0]
+
+
+def _from_hub(name: str, cache: Path, offline: Iterable[str]) -> Path:
+    try:
+        with quiet():
+            return Path(snapshot_download(name, cache_dir=cache / "hub", allow_patterns=list(FILES)))
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            "model",
+            f"{name!r} is no local folder, and the hub gave no such model or is out of reach: {first_line(error)}",
+            f"offline: {', '.join(sorted(offline))}, or a folder",
+        ) from error
+
+
+def _require_model(folder: Path) -> None:
+    if not folder.is_dir():
+        raise BadInput("model", f"{folder} is not a folder", "a folder with config.json, weights and tokenizer")
+    for need, patterns in (("config.json", ("config.json",)), ("*.safetensors", WEIGHTS), ("tokenizer", TOKENIZER)):
+        if not _files(folder, patterns):
+            raise BadInput("model", f"{folder} has no {need}", "a folder written by save_pretrained")
+
+
+def _require_body(folder: str, model: PreTrainedModel, lacking: set[str]) -> None:
+    """A head may be lacking; a block of the body may not: its weights would be noise that looks pretrained."""
+    blocks = sorted(key for key in lacking if re.match(rf"{model.base_model_prefix}\..*\.\d+\.", key))
+    if blocks:
+        raise BadInput(
+            "model", f"the weights in {folder} lack {blocks[0]} or have another shape", "config's own weights"
+        )
+
+
+def _files(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})

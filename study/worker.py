@@ -1,0 +1,287 @@
+"""A worker: trains the trials of a job in packs, records each result, mirrors each trial. One thread, one process."""
+
+import math
+import resource
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from study.errors import BadInput
+from study.ledger import Ledger
+from study.optim import scheduled
+from study.pack import Batch, Frozen, Member, NotPackable, Pack, order
+from study.spec import DataSpec, TaskSpec
+from study.tasks import task as registered
+from study.tasks.base import Examples, Prepared
+from study.tracking import Tracker
+from study.trial import Curves, Result, State, Trial
+from study.variants import VARIANTS
+
+COMPUTE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
+EVALUATED_AT_ONCE = 128  # rows, trials x examples: large enough for the matrix products, small enough for the caches
+CURVE_POINTS = 25  # of each curve, whatever the number of steps
+
+
+@dataclass(frozen=True)
+class Job:
+    """Trials of one cell that can share a pack, on their way to a worker."""
+
+    number: int
+    spec: TaskSpec
+    method: str  # the registered variant
+    trials: tuple[Trial, ...]
+    width: int  # trials trained at once
+    dtype: str
+    start: str  # which start (loss0, score0) these trials have: a digest of the task
+    test: bool  # whether they are scored on the test split
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a worker says while it works."""
+
+    kind: Literal["begin", "steps", "end"]
+    job: int
+    trial: Trial | None = None
+    state: State | None = None
+    steps: int = 0  # trial-steps since the last event
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What an engine says of a job that is over: `error` is None, or says why its missing trials have no result."""
+
+    job: Job
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker process needs to begin: where the ledger and the cache are, how to mirror, what runs here."""
+
+    storage: str
+    cache: Path
+    tracker: Callable[[], Tracker]
+    provenance: dict[str, str]
+
+
+class Bench:
+    """What a worker process keeps between jobs: the ledger, the tracker, prepared tasks, frozen models."""
+
+    def __init__(self, setup: Setup) -> None:
+        torch.set_num_threads(1)
+        torch.set_flush_denormal(True)
+        self.setup, self.ledger, self.tracker = setup, Ledger(setup.storage), setup.tracker()
+        self._tasks: dict[str, tuple[Prepared, Frozen]] = {}
+
+    def task(self, spec: TaskSpec, dtype: str) -> tuple[Prepared, Frozen]:
+        """The task's data and its frozen model, loaded once."""
+        name = f"{spec.model_dump_json()} {dtype}"
+        if name not in self._tasks:
+            prepared = prepare(spec, self.setup.cache)
+            # bf16 scaled_dot_product_attention has a slow backward on CPUs; plain matrix products do not
+            model, heads = prepared.load(COMPUTE_DTYPES[dtype], "eager" if dtype == "bf16" else "sdpa")
+            self._tasks[name] = (prepared, Frozen(model, spec.targets, heads))
+        return self._tasks[name]
+
+
+def prepare(spec: TaskSpec, cache: Path) -> Prepared:
+    """The data and model a task spec names. Raises BadInput."""
+    task = registered(spec.task)
+    model = spec.model or task.model
+    data = spec.data.source() if isinstance(spec.data, DataSpec) else spec.data or task.data
+    for name, value in (("model", model), ("data", data)):
+        if value is None:
+            raise BadInput(f"tasks.{spec.label}.{name}", "is missing", f"task {spec.task} has none of its own")
+    return task.prepare(model, data, spec.budget.length, cache, spec.rows)
+
+
+def work(bench: Bench, job: Job, say: Callable[[Event], None]) -> None:
+    """Train every trial of a job. A cell whose layers mix trials is trained one at a time."""
+    try:
+        _Run(bench, job, job.width, say).go()
+    except NotPackable:
+        if job.width == 1:
+            raise
+        _Run(bench, job, 1, say).go()
+
+
+@dataclass
+class _Row:
+    """A trial in training and what it has cost so far."""
+
+    trial: Trial
+    curves: Curves = field(default_factory=dict)
+    cpu: float = 0.0
+    wall: float = 0.0
+
+
+class _Run:
+    """A job in work: packs one after another, freed rows refilled from the waiting trials."""
+
+    def __init__(self, bench: Bench, job: Job, width: int, say: Callable[[Event], None]) -> None:
+        self.bench, self.job, self.width, self.say = bench, job, width, say
+        self.prepared, self.frozen = bench.task(job.spec, job.dtype)
+        self.budget, self.variant = job.spec.budget, VARIANTS[job.method]
+        done = bench.ledger.results(job.trials[0].study)  # a job that comes back after a crash has some already
+        self.waiting = deque(trial for trial in job.trials if (trial.key, trial.seed) not in done)
+        self.starts = {seed: self._start(seed) for seed in sorted({trial.seed for trial in self.waiting})}
+        self.log_every = max(1, self.budget.steps // CURVE_POINTS)
+
+    def go(self) -> None:
+        """Train until no trial waits."""
+        while self.waiting:
+            self.rows = [_Row(self.waiting.popleft()) for _ in range(min(self.width, len(self.waiting)))]
+            self.pack = Pack(self.frozen, self.variant, [_member(row.trial) for row in self.rows], self.budget.steps, self.prepared.loss)
+            for row in self.rows:
+                self._begin(row.trial)
+            while self.rows:
+                self._step()
+
+    def _begin(self, trial: Trial) -> None:
+        self.bench.tracker.begin(trial)
+        self.say(Event("begin", self.job.number, trial))
+
+    def _step(self) -> None:
+        with self._charged(self.rows):
+            losses, finite = self.pack.step(self._batch())
+            self._log(losses)
+        self.say(Event("steps", self.job.number, steps=len(self.rows)))
+        broken = [k for k, ok in enumerate(finite.tolist()) if not ok]
+        over = [k for k, t in enumerate(self.pack.t) if t == self.budget.steps and k not in broken]
+        if broken or over:
+            self._end(broken, over)
+
+    def _batch(self) -> Batch:
+        """Each row's own examples, trials outermost."""
+        examples = len(self.prepared.splits["train"])
+        places = zip(self.pack.members, self.pack.t, strict=True)
+        chosen = [i for m, t in places for i in order(m.seed, t, self.budget.batch_size, examples)]
+        return self.prepared.collate("train", chosen), self.prepared.targets("train", chosen)
+
+    def _log(self, losses: Tensor) -> None:
+        for row, t, loss in zip(self.rows, self.pack.t, losses.tolist(), strict=True):
+            if math.isfinite(loss) and (t % self.log_every == 0 or t == 1):
+                values = {"train_loss": loss, "learning_rate": scheduled(row.trial.values, t - 1, self.budget.steps)}
+                for name, value in values.items():
+                    row.curves.setdefault(name, []).append((t, value))
+                self.bench.tracker.log(row.trial, t, values)
+
+    def _end(self, broken: Sequence[int], over: Sequence[int]) -> None:
+        """Record the trials that diverged or are done; refill or drop their rows."""
+        for k in broken:
+            self._diverged(k)
+        if over:
+            for k, loss, score, test in zip(over, *self._evaluated(over), strict=True):
+                if math.isfinite(loss):
+                    self._record(k, "finished", loss, score, test)
+                else:
+                    self._diverged(k)
+        dropped = [k for k in (*broken, *over) if not self._refill(k)]
+        if dropped:
+            stay = [k for k in range(len(self.rows)) if k not in dropped]
+            self.pack.keep(stay)
+            self.rows = [self.rows[k] for k in stay]
+
+    def _evaluated(self, over: Sequence[int]) -> tuple[list[float], list[float], list[float | None]]:
+        """Validation losses and scores of these rows, and test scores where the phase looks at the test split."""
+        with self._charged([self.rows[k] for k in over]):
+            pack = self.pack.rows(over)
+            losses, scores = evaluate(pack, self.prepared, "validation")
+            tests: list[float | None] = [None] * len(over)
+            if self.job.test:
+                tests = [*evaluate(pack, self.prepared, "test")[1]]
+        return losses, scores, tests
+
+    def _diverged(self, k: int) -> None:
+        loss0, score0 = self.starts[self.rows[k].trial.seed]
+        self._record(k, "diverged", loss0, score0, score0 if self.job.test else None)
+
+    def _record(self, k: int, state: State, loss: float, score: float, test: float | None) -> None:
+        row = self.rows[k]
+        loss0, score0 = self.starts[row.trial.seed]
+        result = Result(
+            key=row.trial.key,
+            seed=row.trial.seed,
+            state=state,
+            val_loss=loss,
+            val_score=score,
+            test_score=test,
+            loss0=loss0,
+            score0=score0,
+            steps=self.pack.t[k],
+            cpu_seconds=row.cpu,
+            wall_seconds=row.wall,
+            peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            trainable=self.pack.trainable(k),
+            curves=row.curves,
+            provenance=self.bench.setup.provenance | {"pack": str(self.width)},
+        )
+        self.bench.ledger.accept(result)
+        self.bench.tracker.end(row.trial, state, numbers(result))
+        self.say(Event("end", self.job.number, row.trial, state))
+
+    def _refill(self, k: int) -> bool:
+        """Whether the next waiting trial took row k; one that does not fit waits for a pack of its own."""
+        if not self.waiting:
+            return False
+        try:
+            self.pack.refill(k, _member(self.waiting[0]))
+        except ValueError:
+            return False
+        self.rows[k] = _Row(self.waiting.popleft())
+        self._begin(self.rows[k].trial)
+        return True
+
+    def _start(self, seed: int) -> tuple[float, float]:
+        """Validation loss and score of the base model with this seed's head; measured once per (task, seed)."""
+        known = self.bench.ledger.start(self.job.start, seed)
+        if known is None:
+            untrained = Member(seed, {knob.name: knob.default for knob in VARIANTS["head_only"].knobs})
+            pack = Pack(self.frozen, VARIANTS["head_only"], [untrained], 1, self.prepared.loss)
+            (loss,), (score,) = evaluate(pack, self.prepared, "validation")
+            self.bench.ledger.put_start(self.job.start, seed, loss, score)
+            known = self.bench.ledger.start(self.job.start, seed) or (loss, score)
+        return known
+
+    @contextmanager
+    def _charged(self, rows: Sequence[_Row]) -> Iterator[None]:
+        """What happens inside is paid by these trials in equal shares."""
+        cpu, wall = time.process_time(), time.perf_counter()
+        yield
+        for row in rows:
+            row.cpu += (time.process_time() - cpu) / len(rows)
+            row.wall += (time.perf_counter() - wall) / len(rows)
+
+
+def evaluate(pack: Pack, prepared: Prepared, split: str) -> tuple[list[float], list[float]]:
+    """Mean loss and score of every trial of a pack on a whole split."""
+    examples = prepared.splits[split]
+    by_length = sorted(range(len(examples)), key=lambda i: _length(examples, i))  # little padding; the result does not depend on it
+    at_once = max(1, EVALUATED_AT_ONCE // pack.K)
+    chunks = [by_length[i : i + at_once] for i in range(0, len(by_length), at_once)]
+    batches = ((prepared.collate(split, chunk), prepared.targets(split, chunk)) for chunk in chunks)
+    losses, predictions, targets = pack.evaluate(batches, prepared.predict)
+    return losses.tolist(), [prepared.metric(mine, targets) for mine in predictions]
+
+
+def _length(examples: Examples, i: int) -> int:
+    return max(len(values) for values in examples.inputs[i].values())
+
+
+def numbers(result: Result) -> dict[str, float]:
+    """A result's final numbers, as a tracker shows them."""
+    shown = ("val_loss", "val_score", "test_score", "loss0", "score0", "steps", "cpu_seconds", "trainable")
+    values = asdict(result)
+    return {name: float(values[name]) for name in shown if values[name] is not None}
+
+
+def _member(trial: Trial) -> Member:
+    return Member(trial.seed, trial.values)
