@@ -26,7 +26,8 @@ from study.tasks import task as registered
 from study.tasks.base import Prepared
 from study.tracking import Tracker
 from study.trial import TRAINING_VERSION, Phase, Trial, digest
-from study.variants import VARIANTS
+from study.variants import variant
+from study.variants.base import Variant
 from study.worker import Ended, Event, Job, numbers
 
 CPU_PACK_SIZE = 8  # takes nearly all that packing gives on a core; larger packs leave the caches
@@ -62,9 +63,9 @@ class Cell:
     dtype: str
 
     @property
-    def name(self) -> str:
-        """How it is called in a line of text."""
-        return f"{self.spec.label} {self.chosen.label}"
+    def method(self) -> Variant:
+        """What it trains."""
+        return variant(self.chosen.name, self.chosen.combine)
 
     @cached_property
     def start(self) -> dict[str, Any]:
@@ -301,7 +302,7 @@ class Controller:
 
     def _jobs_of(self, cell: Cell, missing: Sequence[Trial], phase: Phase) -> Iterator[Job]:
         """A cell's missing trials in packs: those that can share one, same seeds together, in even pieces."""
-        method = VARIANTS[cell.chosen.name]
+        method = cell.method
         groups: dict[Any, list[Trial]] = {}
         for trial in missing:
             if (trial.task, trial.variant) == (cell.spec.label, cell.chosen.label):
@@ -313,7 +314,7 @@ class Controller:
                 piece = tuple(group[i * len(group) // pieces : (i + 1) * len(group) // pieces])
                 self._jobs += 1
                 start = digest(cell.start)
-                yield Job(self._jobs, cell.spec, cell.chosen.name, piece, self._width(), self.spec.compute.dtype, start, phase == "confirm")
+                yield Job(self._jobs, cell.spec, cell.chosen, piece, self._width(), self.spec.compute.dtype, start, phase == "confirm")
 
     def _width(self) -> int:
         size = self.spec.compute.pack_size

@@ -26,6 +26,7 @@ from study.trial import Curves, Result, Trial
 
 LEASE_SECONDS = 15.0
 MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATION_LOCK = 0x10A5C09E  # any number that nobody else locks in the same database
 
 metadata = MetaData()
 
@@ -198,7 +199,8 @@ class Ledger:
         row |= {"curves": json.dumps(result.curves), "provenance": json.dumps(dict(result.provenance))}
         with self.engine.begin() as connection:
             row["accepted"] = self._now(connection)
-            return bool(connection.execute(self._insert(results).values(row).on_conflict_do_nothing()).rowcount)
+            insert = self._insert(results).values(row).on_conflict_do_nothing().returning(results.c.key)
+            return connection.execute(insert).first() is not None  # a row count is not to be had from psycopg
 
     def start(self, task: str, seed: int) -> tuple[float, float] | None:
         """(loss0, score0) of a task with that seed's head, None where nobody has measured it."""
@@ -341,6 +343,9 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
 def _migrate(engine: sa.Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
+    # Of many who open a database at once, one makes its tables while the others wait.
+    lock = f"select pg_advisory_xact_lock({MIGRATION_LOCK})" if engine.dialect.name == "postgresql" else "begin immediate"
     with engine.begin() as connection:
+        connection.exec_driver_sql(lock)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

@@ -109,13 +109,18 @@ class Part:
         self.state = vmap(lambda p, h: variant.optimizer(h).init(p))(self.W, self.h)
         self.W.requires_grad_()
 
-    def refill(self, k: int, member: Member) -> None:
-        """Row k becomes a new trial: fresh leaves, ownership, knobs and optimizer state.
+    def draw(self, member: Member) -> dict[Leaf, Tensor]:
+        """A new trial's leaves for this part. Raises ValueError where one is larger than the pack's."""
+        row = self._draw(member)
+        for leaf, room in (*self.trained.shapes.items(), *self.carried.shapes.items()):
+            if any(have < want for have, want in zip(room, row[leaf].shape, strict=True)):
+                raise ValueError(f"{leaf} of shape {tuple(row[leaf].shape)} does not fit the pack's {tuple(room)}")
+        return row
 
-        Raises ValueError where a leaf is larger than the pack's.
-        """
+    def refill(self, k: int, member: Member, row: dict[Leaf, Tensor]) -> None:
+        """Row k becomes a new trial: fresh leaves, ownership, knobs and optimizer state."""
         with torch.no_grad():
-            self._write(k, member, self._draw(member))
+            self._write(k, member, row)
             p, h = self.W[k], {name: value[k] for name, value in self.h.items()}
             for name, value in self.variant.optimizer(h).init(p).items():
                 self.state[name][k] = value
@@ -246,8 +251,9 @@ class Pack:
 
     def refill(self, k: int, member: Member) -> None:
         """Row k starts over as a new trial, with its clock at 0. Raises ValueError where it does not fit."""
-        for part in self.parts:
-            part.refill(k, member)
+        drawn = [part.draw(member) for part in self.parts]
+        for part, row in zip(self.parts, drawn, strict=True):
+            part.refill(k, member, row)
         self.members[k], self.t[k] = member, 0
 
     def trainable(self, k: int) -> int:
@@ -328,9 +334,7 @@ def _largest(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def _cut(view: Tensor, shape: Sequence[int]) -> Tensor:
-    """The corner of a padded leaf that a trial owns. Raises ValueError where it has no room."""
-    if any(have < want for have, want in zip(view.shape, shape, strict=True)):
-        raise ValueError(f"a leaf of shape {tuple(shape)} does not fit the pack's {tuple(view.shape)}")
+    """The corner of a padded leaf that a trial owns."""
     return view[tuple(slice(size) for size in shape)]
 
 

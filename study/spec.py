@@ -13,8 +13,7 @@ from study.errors import BadInput
 from study.space import Choice, Knob, Levels, LogFloat, Space, Value, named
 from study.tasks import TASKS
 from study.tasks.base import Source
-from study.variants import VARIANTS
-from study.variants.base import Variant
+from study.variants import VARIANTS, variant
 
 CONFIRM_SEEDS_FROM = 1000  # seeds of the confirm phase are far from any that chose the setting
 
@@ -134,14 +133,15 @@ class StudySpec(Strict):
             _known(f"tasks.{at}.task", task.task, TASKS)
         for at, chosen in enumerate(self.variants):
             _known(f"variants.{at}.name", chosen.name, VARIANTS)
-            if chosen.combine:
-                raise _Refused(f"variants.{at}.combine", list(chosen.combine), "one variant alone; combining is not built yet")
+            for other in chosen.combine:
+                _known(f"variants.{at}.combine", other, VARIANTS)
+            variant(chosen.name, chosen.combine)
         _distinct("tasks", [task.label for task in self.tasks])
         _distinct("variants", [chosen.label for chosen in self.variants])
         _distinct("phases", self.phases)
         if "explore" not in self.phases:
             raise _Refused("phases", list(self.phases), "explore comes first: it chooses what confirm confirms")
-        every = {name for chosen in self.variants for name in named(VARIANTS[chosen.name].knobs)}
+        every = {name for chosen in self.variants for name in named(variant(chosen.name, chosen.combine).knobs)}
         for name in self.knobs:
             _known(f"knobs.{name}", name, every)
         _known("focus", self.focus, every)
@@ -197,7 +197,7 @@ def dump(document: Mapping[str, Any]) -> str:
 
 def space(spec: StudySpec, chosen: VariantSpec) -> Space:
     """What varies for one variant, and every other knob at its default. Raises BadInput."""
-    method: Variant = VARIANTS[chosen.name]
+    method = variant(chosen.name, chosen.combine)
     declared = named(method.knobs)
     for name in chosen.knobs:
         _known(f"variants.{chosen.label}.knobs.{name}", name, declared)

@@ -17,12 +17,13 @@ from study.errors import BadInput
 from study.ledger import Ledger
 from study.optim import scheduled
 from study.pack import Batch, Frozen, Member, NotPackable, Pack, order
-from study.spec import DataSpec, TaskSpec
+from study.spec import DataSpec, TaskSpec, VariantSpec
 from study.tasks import task as registered
 from study.tasks.base import Examples, Prepared
 from study.tracking import Tracker
 from study.trial import Curves, Result, State, Trial
-from study.variants import VARIANTS
+from study.variants import variant
+from study.variants.head_only import HEAD
 
 COMPUTE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 EVALUATED_AT_ONCE = 128  # rows, trials x examples: large enough for the matrix products, small enough for the caches
@@ -35,7 +36,7 @@ class Job:
 
     number: int
     spec: TaskSpec
-    method: str  # the registered variant
+    chosen: VariantSpec
     trials: tuple[Trial, ...]
     width: int  # trials trained at once
     dtype: str
@@ -129,7 +130,7 @@ class _Run:
     def __init__(self, bench: Bench, job: Job, width: int, say: Callable[[Event], None]) -> None:
         self.bench, self.job, self.width, self.say = bench, job, width, say
         self.prepared, self.frozen = bench.task(job.spec, job.dtype)
-        self.budget, self.variant = job.spec.budget, VARIANTS[job.method]
+        self.budget, self.variant = job.spec.budget, variant(job.chosen.name, job.chosen.combine)
         done = bench.ledger.results(job.trials[0].study)  # a job that comes back after a crash has some already
         self.waiting = deque(trial for trial in job.trials if (trial.key, trial.seed) not in done)
         self.starts = {seed: self._start(seed) for seed in sorted({trial.seed for trial in self.waiting})}
@@ -244,8 +245,8 @@ class _Run:
         """Validation loss and score of the base model with this seed's head; measured once per (task, seed)."""
         known = self.bench.ledger.start(self.job.start, seed)
         if known is None:
-            untrained = Member(seed, {knob.name: knob.default for knob in VARIANTS["head_only"].knobs})
-            pack = Pack(self.frozen, VARIANTS["head_only"], [untrained], 1, self.prepared.loss)
+            untrained = Member(seed, {knob.name: knob.default for knob in HEAD.knobs})
+            pack = Pack(self.frozen, variant("head_only"), [untrained], 1, self.prepared.loss)
             (loss,), (score,) = evaluate(pack, self.prepared, "validation")
             self.bench.ledger.put_start(self.job.start, seed, loss, score)
             known = self.bench.ledger.start(self.job.start, seed) or (loss, score)

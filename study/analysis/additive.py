@@ -22,10 +22,11 @@ from scipy.linalg import cho_solve, solve_triangular
 
 from study.analysis.axis import Array, Axis
 
-DRAWS = 400  # of the posterior
+SAMPLES = 200  # of the hyperparameters
+EACH = 2  # draws of the curves per sample
 LENGTHS = (0.1, 0.2, 0.4, 0.8)  # length scales, in units of the range
 CONCENTRATION = 0.5  # of the Dirichlet prior: few effects are large
-SCOUTS = 4  # prior samples per draw
+SCOUTS = 4  # prior samples per posterior sample
 MOVES = 10  # Metropolis steps
 STEP = 0.7  # of a log share per move
 SCOUTED_POINTS = 48  # more points than this only reweight what this many have found
@@ -100,24 +101,24 @@ def centred(covariance: Array, weight: Array) -> Array:
 
 
 def posterior(tables: Sequence[Array], y: Array, generator: np.random.Generator) -> Sample:
-    """DRAWS hyperparameter samples given tables (K of L n n) and standardised y."""
+    """SAMPLES hyperparameter samples given tables (K of L n n) and standardised y."""
     if len(y) <= SCOUTED_POINTS:
         return scouted(tables, y, generator)
     some = generator.choice(len(y), SCOUTED_POINTS, replace=False)
     rough = scouted([table[:, some][:, :, some] for table in tables], y[some], generator)
-    rough = rough.take(generator.choice(DRAWS, REWEIGHTED, replace=False))
+    rough = rough.take(generator.choice(SAMPLES, REWEIGHTED, replace=False))
     full = np.array([evidence(tables, rough.take(np.array([i])), y)[0] for i in range(REWEIGHTED)])
-    return rough._replace(evidence=full).take(weighted(full - rough.evidence, DRAWS, generator))
+    return rough._replace(evidence=full).take(weighted(full - rough.evidence, SAMPLES, generator))
 
 
 def scouted(tables: Sequence[Array], y: Array, generator: np.random.Generator) -> Sample:
     """Samples from the prior, weighted by their evidence, then moved."""
-    count = SCOUTS * DRAWS
+    count = SCOUTS * SAMPLES
     shares = np.log(generator.gamma(CONCENTRATION, size=(count, len(tables) + 1)) + 1e-12)
     length = np.stack([generator.integers(len(table), size=count) for table in tables], axis=1)
     sample = Sample(shares, length, np.zeros(count))
     sample = sample._replace(evidence=evidence(tables, sample, y))
-    sample = sample.take(weighted(sample.evidence, DRAWS, generator))
+    sample = sample.take(weighted(sample.evidence, SAMPLES, generator))
     for _ in range(MOVES):
         sample = moved(tables, sample, y, generator)
     return sample
@@ -165,11 +166,11 @@ def evidence(tables: Sequence[Array], sample: Sample, y: Array) -> Array:
 
 
 def draw(tables: Sequence[Array], sample: Sample, y: Array, generator: np.random.Generator) -> Draws:
-    """A draw of the sum for every hyperparameter sample, in units of standardised y."""
+    """EACH draws of the sum for every hyperparameter sample, in units of standardised y."""
     roots = [np.stack([root_of(covariance) for covariance in table]) for table in tables]
     _, first, count = np.unique(sample.log_shares, axis=0, return_index=True, return_counts=True)
     parts = [
-        draw_given(tables, roots, sample.take(np.array([i])), int(c), y, generator)
+        draw_given(tables, roots, sample.take(np.array([i])), EACH * int(c), y, generator)
         for i, c in zip(first, count, strict=True)
     ]
     curves = (np.concatenate(c) for c in zip(*(part.curves for part in parts), strict=True))

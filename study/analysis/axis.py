@@ -39,7 +39,9 @@ def axis_of(knob: Knob) -> Axis:
         return Axis(knob, at, weight / weight.sum(), True, np.log10(knob.low) + at * np.log10(knob.high / knob.low))
     count = len(knob.values)
     decades = np.log10([float(value) for value in knob.values]) if has_logarithm(knob) else None
-    return Axis(knob, (np.arange(count) + 0.5) / count, np.full(count, 1 / count), not isinstance(knob, Choice), decades)
+    return Axis(
+        knob, (np.arange(count) + 0.5) / count, np.full(count, 1 / count), not isinstance(knob, Choice), decades
+    )
 
 
 def unit(knob: Knob, column: pd.Series) -> Array:

@@ -18,7 +18,10 @@ from study.space import Knob
 
 Measure = Literal["score", "loss"]
 
-COLUMNS = "task variant phase seed state val_score val_loss test_score loss0 score0 diverged key".split()
+COLUMNS = (
+    *("task", "variant", "phase", "seed", "state", "diverged", "key"),
+    *("val_score", "val_loss", "test_score", "loss0", "score0"),
+)
 
 
 class Cells(NamedTuple):

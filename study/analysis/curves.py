@@ -49,7 +49,7 @@ def shortfall(curve: Array, weight: Array, floor: float) -> float:
     Nothing costs more than not training at all: the curve counts as `floor` where it is below.
     """
     censored = np.maximum(curve, floor)
-    return float(censored.max() - censored @ weight)
+    return max(float(censored.max() - censored @ weight), 0.0)
 
 
 def one_decade(axis: Axis, best: int) -> Array | None:
@@ -72,3 +72,9 @@ def estimate(functional: Callable[[Array], float], draws: Array) -> Estimate:
     value = functional(draws.mean(axis=0))
     low, high = np.percentile([functional(draw) for draw in draws], LEVEL)
     return Estimate(value, min(float(low), value), max(float(high), value))
+
+
+def central(draws: Array) -> Estimate:
+    """The median of draws of a number, and its 95 % interval."""
+    low, middle, high = np.percentile(draws, (LEVEL[0], 50, LEVEL[1]))
+    return Estimate(float(middle), float(low), float(high))

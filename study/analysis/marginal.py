@@ -18,20 +18,24 @@ LEAST = 5  # settings, and values of the focus knob, for a curve with a band
 
 
 class Marginal(NamedTuple):
-    """One knob's marginal response, as draws."""
+    """One knob's marginal response, as draws; the knob is the last of the fitted effects."""
 
-    axis: Axis
+    axes: tuple[Axis, ...]
     draws: Draws
 
     @property
-    def effect(self) -> Array:
-        """S G, averaging zero over the declared range."""
-        return self.draws.curves[-1]
+    def axis(self) -> Axis:
+        return self.axes[-1]
 
     @property
     def response(self) -> Array:
         """S G, oriented: larger is better."""
-        return self.draws.mean[:, None] + self.effect
+        return self.draws.mean[:, None] + self.draws.curves[-1]
+
+    @property
+    def variances(self) -> list[Array]:
+        """S per fitted effect: its variance over the declared range."""
+        return [curve**2 @ axis.weight for curve, axis in zip(self.draws.curves, self.axes, strict=True)]
 
 
 def focus_refusal(rows: pd.DataFrame, plan: Plan) -> str | None:
@@ -55,11 +59,10 @@ def separable(cell: Cells) -> list[str]:
 
 def marginal(cell: Cells, plan: Plan, name: str) -> Marginal:
     """The marginal response to a separable knob, of point means that are not all equal."""
-    focus = focus_effect(cell, plan)
-    if name == plan.focus:
-        return Marginal(focus.axis, fit([focus], point_means(cell.good)))
-    axis = axis_of(cell.knobs[name])
-    return Marginal(axis, fit([focus, Effect(axis, cell.where[name], True)], point_means(cell.good)))
+    effects = [focus_effect(cell, plan)]
+    if name != plan.focus:
+        effects.append(Effect(axis_of(cell.knobs[name]), cell.where[name], optional=True))
+    return Marginal(tuple(effect.axis for effect in effects), fit(effects, point_means(cell.good)))
 
 
 def focus_effect(cell: Cells, plan: Plan) -> Effect:

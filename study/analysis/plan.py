@@ -26,12 +26,13 @@ class Plan:
         for variant, knobs in self.knobs.items():
             for knob in knobs:
                 if knob.name == self.focus and not has_logarithm(knob):
-                    raise BadInput(f"focus {self.focus} of {variant}", "has no logarithm", "use a knob of positive numbers")
+                    raise BadInput(
+                        f"focus {self.focus} of {variant}", "has no logarithm", "use a knob of positive numbers"
+                    )
 
     def sign(self, task: str) -> int:
         """+1 where a larger score is better, -1 where a smaller one is."""
         return 1 if self.directions[task] == "maximize" else -1
-
 
     @property
     def subjects(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from study.analysis.plan import Plan
 from study.analysis.words import number, span, standing, subject_words, unanswered
 
 QUESTION = "response"
+LOCATED = 0.9  # of the range: an interval as wide as this places the best value nowhere
 EVERY = 2  # places of the axis that a finding's arrays keep: 61 of 121
 
 
@@ -39,6 +40,7 @@ def finding(found: Marginal, cell: Cells, plan: Plan, task: str, subject: str) -
     low, high = np.percentile(draws, LEVEL, axis=0)[::sign] * sign
     best = estimate(lambda c: float(axis.at[c.argmax()]), draws)
     edge = {0: "low", len(curve) - 1: "high"}.get(int(curve.argmax()))
+    located = best.high - best.low < LOCATED
     inside = window(curve, axis.at, plan.margin)
     width = estimate(lambda c: decades(axis) * window(c, axis.at, plan.margin).width, draws)
     score = estimate(lambda c: float(c.max()), draws)
@@ -52,7 +54,8 @@ def finding(found: Marginal, cell: Cells, plan: Plan, task: str, subject: str) -
         "best": Estimate(*(value_at(axis, u) for u in best)),
         "best_score": Estimate(sign * score.value, *sorted((sign * score.low, sign * score.high))),
         "boundary": edge,
-        "ranked": edge is None,
+        "located": located,
+        "ranked": edge is None and located,
         "window": {
             "low": value_at(axis, inside.low),
             "high": value_at(axis, inside.high),
@@ -90,17 +93,14 @@ def decades(axis: Axis) -> float:
 
 def sentence(values: dict[str, Any], task: str, subject: str, stands: dict[str, Any]) -> str:
     """The finding for a reader who sees nothing else."""
-    knob, edge, inside = values["knob"], values["boundary"], values["window"]
+    knob, edge, inside, top = values["knob"], values["boundary"], values["window"], span(values["best_score"])
+    found = f"the best score, {top}, is reached at {knob} {span(values['best'])}"
     if edge:
-        found = (
-            f"the best score, {span(values['best_score'])}, lies at the {edge} end of the range of {knob} "
-            f"({number(values['best'].value)}): the optimum may lie outside, so it is not ranked"
-        )
-    else:
-        found = f"the best score, {span(values['best_score'])}, is reached at {knob} {span(values['best'])}"
+        found = f"the best score, {top}, lies at the {edge} end of the range of {knob}: the optimum may lie outside"
+    found += "" if values["ranked"] else ", which is not ranked" if edge else ", an interval too wide to rank"
     cut = " (cut by the range)" if inside["cut_low"] or inside["cut_high"] else ""
     return (
-        f"{subject_words(subject, task)}: {found}; the score stays within {values['margin']:g} of it from "
+        f"{subject_words(subject, task)} {found}; the score stays within {values['margin']:g} of it from "
         f"{number(inside['low'])} to {number(inside['high'])}{cut}, {span(values['window_decades'])} decades. "
         f"{standing(stands)}"
     )

@@ -77,10 +77,13 @@ def cost(cell: Cells, plan: Plan, name: str) -> Cost:
 
 def sentence(costs: Mapping[str, Mapping[str, Cost]], plan: Plan, task: str, subject: str) -> str:
     """The focus knob's cost in every measure, then the other knobs' in score units."""
-    focus = [f"{span(cost.range)} in {m} units" for m, of in costs.items() if (cost := of.get(plan.focus))]
-    decade = [f"{span(c.decade)} ({m})" for m, of in costs.items() if (c := of.get(plan.focus)) and c.decade]
-    others = {knob: cost for knob, cost in costs["score"].items() if knob != plan.focus}
-    words = f"{subject_words(subject, task)}: a {plan.focus} drawn from its range costs {' and '.join(focus)} against the best one"
-    words += f", one drawn from the decade around the best {' and '.join(decade)}" if decade else ""
-    words += f"; in score units {', '.join(f'{knob} costs {span(c.range)}' for knob, c in others.items())}" if others else ""
-    return words + "."
+    focus = [(measure, of[plan.focus]) for measure, of in costs.items() if plan.focus in of]
+    whole = " and ".join(f"{span(cost.range)} in {measure}" for measure, cost in focus)
+    decade = " and ".join(f"{span(cost.decade)} in {measure}" for measure, cost in focus if cost.decade)
+    others = [f"{knob} {span(cost.range)}" for knob, cost in costs["score"].items() if knob != plan.focus]
+    return (
+        f"{subject_words(subject, task)} a {plan.focus} drawn from its whole range costs {whole} against the best one"
+        + (f"; one drawn from the decade around the best costs {decade}" if decade else "")
+        + (f"; over their ranges the other knobs cost, in score, {', '.join(others)}" if others else "")
+        + "."
+    )

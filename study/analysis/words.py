@@ -7,14 +7,21 @@ from study.analysis.finding import POOLED, Estimate, Finding
 
 
 def number(value: float) -> str:
-    """Three significant digits."""
-    return f"{value:.3g}" if value else "0"
+    """Three significant digits; 7.94e-4 below a thousandth."""
+    if value == 0 or abs(value) >= 1e-3:
+        return f"{value:.3g}"
+    digits, exponent = f"{value:.2e}".split("e")
+    return f"{digits}e{int(exponent)}"
 
 
 def span(estimate: Estimate) -> str:
     """0.80 [0.78, 0.82]."""
     text = number(estimate.value)
-    return text if estimate.low is None or estimate.high is None else f"{text} [{number(estimate.low)}, {number(estimate.high)}]"
+    return (
+        text
+        if estimate.low is None or estimate.high is None
+        else f"{text} [{number(estimate.low)}, {number(estimate.high)}]"
+    )
 
 
 def percent(estimate: Estimate) -> str:
@@ -37,13 +44,13 @@ def standing(basis: Mapping[str, Any]) -> str:
 
 
 def subject_words(subject: str, task: str) -> str:
-    """Who a sentence is about."""
-    return f"Averaged over all variants on {task}" if subject == POOLED else f"{subject} on {task}"
+    """Whom a sentence is about; it goes on with the next word."""
+    return f"Over all variants on {task}" if subject == POOLED else f"For {subject} on {task}"
 
 
 def unanswered(question: str, task: str, subject: str, reason: str, basis: Mapping[str, Any]) -> Finding:
     """A gate refused, and says why."""
-    sentence = f"{subject_words(subject, task)}: {question} not answered, because {reason}."
+    sentence = f"{subject_words(subject, task)} the question of {question} is not answered: {reason}."
     if basis["runs"]:
         sentence += f" {standing(basis)}"
     return Finding(question, task, subject, False, sentence, basis=dict(basis))

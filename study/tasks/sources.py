@@ -65,7 +65,7 @@ def split(rows: Mapping[str, Sequence[Row]], maxima: Mapping[str, int]) -> dict[
     own["train"] = _without(own["train"], own["test"] | own["validation"])
     for name in SPLITS:
         if not own[name]:
-            raise BadInput("data", f"no row is left for {name}", f"{SHARE} distinct rows for each split cut from train")
+            raise BadInput("data", f"no row is left for {name}", f"{SHARE + 1} distinct rows, or splits of its own")
     return {name: list(own[name].values())[: maxima.get(name)] for name in SPLITS}
 
 

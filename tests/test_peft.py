@@ -1,0 +1,79 @@
+"""The oracle: HF peft, same start, same data, 20 steps in float64, and the weights agree."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from study.pack import Member, Pack
+from study.variants import VARIANTS
+from tests import small
+
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft reads transformers' old name
+
+STEPS, RATE, RANK, ALPHA, RATIO = 20, 3e-3, 4, 16, 8.0
+CONFIG = {"r": RANK, "lora_alpha": ALPHA, "target_modules": ["query", "value"], "modules_to_save": ["classifier"]}
+
+
+def _adamw(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=RATE, weight_decay=0.0)
+
+
+def _lora_plus(model: nn.Module) -> torch.optim.Optimizer:
+    """The paper's two groups; peft's own helper also speeds up every bias, the head's among them."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    fast, slow = [p for name, p in named if "lora_B" in name], [p for name, p in named if "lora_B" not in name]
+    return torch.optim.AdamW([{"params": slow}, {"params": fast, "lr": RATE * RATIO}], lr=RATE, weight_decay=0.0)
+
+
+METHODS: dict[str, tuple[dict[str, object], Callable[[nn.Module], torch.optim.Optimizer]]] = {
+    "lora": ({}, _adamw),
+    "rslora": ({"use_rslora": True}, _adamw),
+    "lora_plus": ({}, _lora_plus),
+    "dora": ({"use_dora": True}, _adamw),
+    "pissa": ({"init_lora_weights": "pissa"}, _adamw),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_weights_after_twenty_steps_agree_with_peft(name: str) -> None:
+    method, (config, optimizer) = VARIANTS[name], METHODS[name]
+    h = {"learning_rate": RATE, "rank": RANK, "alpha": ALPHA, "schedule": "constant", "warmup": 0.0, "b_over_a": RATIO, "max_grad_norm": 1e9}
+    trial = Member(0, small.values(method, h))
+    pack = Pack(small.frozen(), method, [trial], STEPS, small.loss)
+    theirs = get_peft_model(small.model(torch.float32), LoraConfig(**CONFIG, **config)).double().eval()
+    _same_start(theirs, pack, name)
+    rule = optimizer(theirs)
+    for t in range(STEPS):
+        inputs, targets = small.batch([trial], t)
+        ours, _ = pack.step((inputs, targets))
+        loss = nn.functional.cross_entropy(theirs(**inputs).logits, targets)
+        assert abs(loss.item() - ours.item()) < 1e-8
+        rule.zero_grad()
+        loss.backward()
+        rule.step()
+    ours_and_theirs = [(leaf, _theirs(theirs, *at).detach()) for at, leaf in small.leaves(pack, 0).items() if at[1] in "ABm"]
+    assert max((ours - theirs).abs().max().item() for ours, theirs in ours_and_theirs) < 1e-8
+
+
+def _same_start(theirs: nn.Module, pack: Pack, name: str) -> None:
+    """Give peft our start; its PiSSA keeps the residual weight, ours the start that is taken off."""
+    with torch.no_grad():
+        for (site, leaf), value in small.leaves(pack, 0).items():
+            if leaf in "ABm":
+                _theirs(theirs, site, leaf).copy_(value)
+            elif leaf in ("weight", "bias"):
+                getattr(theirs.base_model.model.classifier.modules_to_save["default"], leaf).copy_(value)
+        if name == "pissa":
+            for site in pack.frozen.sites:
+                p = {leaf: value for (owner, leaf), value in small.leaves(pack, 0).items() if owner == site.name}
+                layer = theirs.base_model.model.get_submodule(site.name)
+                layer.base_layer.weight.copy_(site.W - ALPHA / RANK * p["B0"] @ p["A0"])
+
+
+def _theirs(model: nn.Module, site: str, leaf: str) -> torch.Tensor:
+    layer = model.base_model.model.get_submodule(site)
+    name = {"A": "lora_A", "B": "lora_B", "m": "lora_magnitude_vector"}[leaf]
+    return layer.get_parameter(f"{name}.default.weight")
