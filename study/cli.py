@@ -19,6 +19,7 @@ import typer
 from study.errors import BadInput
 
 if TYPE_CHECKING:
+    from study.analysis.finding import Estimate, Finding
     from study.controller import Controller, Lease
     from study.home import Home
     from study.ledger import Ledger, StudyRow
@@ -38,18 +39,28 @@ app = typer.Typer(
 )
 
 HomeOption = Annotated[
-    Path | None, typer.Option("--home", metavar="DIR", help="Databases, cache and reports [LORASCOPE_HOME, else ./.lorascope].")
+    Path | None,
+    typer.Option("--home", metavar="DIR", help="Databases, cache and reports [LORASCOPE_HOME, else ./.lorascope]."),
 ]
 StorageOption = Annotated[
-    str | None, typer.Option("--storage", metavar="URL", help="Ledger: SQLAlchemy URL or @FILE [LORASCOPE_STORAGE, else in the home].")
+    str | None,
+    typer.Option(
+        "--storage", metavar="URL", help="Ledger: SQLAlchemy URL or @FILE [LORASCOPE_STORAGE, else in the home]."
+    ),
 ]
 TrackingOption = Annotated[
-    str | None, typer.Option("--tracking-uri", metavar="URI", help="MLflow: URI or @FILE [LORASCOPE_TRACKING_URI, else in the home].")
+    str | None,
+    typer.Option(
+        "--tracking-uri", metavar="URI", help="MLflow: URI or @FILE [LORASCOPE_TRACKING_URI, else in the home]."
+    ),
 ]
 WorkersOption = Annotated[int | None, typer.Option("--workers", metavar="N", help="Worker processes [one per core].")]
 PackOption = Annotated[int | None, typer.Option("--pack-size", metavar="K", help="Trials trained as one batch.")]
 DtypeOption = Annotated[
-    str | None, typer.Option("--dtype", metavar="TYPE", help="fp32, bf16 or fp64 [bf16 where the processor multiplies it natively].")
+    str | None,
+    typer.Option(
+        "--dtype", metavar="TYPE", help="fp32, bf16 or fp64 [bf16 where the processor multiplies it natively]."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study in the home.")]
@@ -65,12 +76,16 @@ def launch(
     workers: WorkersOption = None,
     pack_size: PackOption = None,
     dtype: DtypeOption = None,
-    as_name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Run it as a study of another name.")] = None,
+    as_name: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="Run it as a study of another name.")
+    ] = None,
 ) -> None:
     """Run a study: train what has no result yet, rank the knobs, write the report."""
     from study import spec as specs
 
-    asked = specs.overridden(specs.load(spec), str(spec), name=as_name, workers=workers, pack_size=pack_size, dtype=dtype)
+    asked = specs.overridden(
+        specs.load(spec), str(spec), name=as_name, workers=workers, pack_size=pack_size, dtype=dtype
+    )
     _run(asked, str(spec), _home(home), storage, tracking_uri)
 
 
@@ -119,7 +134,9 @@ def status(
 def trials(
     study: StudyArgument,
     form: Annotated[Literal["csv", "json", "parquet"], typer.Option("--format", help="How rows are written.")] = "csv",
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to [stdout]; parquet needs a file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Where to [stdout]; parquet needs a file.")
+    ] = None,
     home: HomeOption = None,
     storage: StorageOption = None,
 ) -> None:
@@ -144,17 +161,16 @@ def trials(
 @app.command()
 def report(
     study: StudyArgument,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder to write [reports/STUDY in the home].")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder to write [reports/STUDY in the home].")
+    ] = None,
     home: HomeOption = None,
     storage: StorageOption = None,
 ) -> None:
     """Analyze a study's results so far and write its report."""
     place = _home(home)
     ledger = _ledger(place, storage)
-    row = _row(ledger, study)
-    folder = out or place.report(study)
-    _write(folder, lambda: _report(ledger, row, folder))
-    _say(f"report: {folder / 'report.html'}")
+    _report(ledger, _row(ledger, study), out or place.report(study))
 
 
 @app.command()
@@ -175,12 +191,13 @@ def validate(spec: SpecArgument, home: HomeOption = None, storage: StorageOption
     _print_table("cells", rows, ("task", "variant", "settings", "trials", "packs", "minutes"))
     minutes = (sum(cell.seconds for cell in cells) + session.START_SECONDS) / 60
     _say(f"{len(cells)} cells, {sum(c.trials for c in cells)} trials, {sum(c.packs for c in cells)} packs;")
-    _say(f"about {minutes:.0f} min with {session.workers(asked)} workers in {asked.compute.dtype}, before results that exist already")
+    _say(f"about {minutes:.0f} min on {session.workers(asked)} workers in {asked.compute.dtype}, if no result exists yet")
 
 
 @app.command()
 def variants(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One variant [all].")] = None, as_json: JsonOption = False
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One variant [all].")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """The LoRA variants that can be studied."""
     from study.variants import VARIANTS, variant
@@ -316,9 +333,8 @@ def _drain(mirror: "Mirror", controller: "Controller") -> None:
 
 
 def _conclude(ledger: "Ledger", study: str, folder: Path) -> None:
-    """Print the ranking, write the report. Raises typer.Exit(1) where a trial failed."""
-    _write(folder, lambda: _report(ledger, _row(ledger, study), folder))
-    _say(f"report: {folder / 'report.html'}")
+    """Write the report, print the ranking. Raises typer.Exit(1) where a trial failed."""
+    _report(ledger, _row(ledger, study), folder)
     failed = ledger.failed(study)
     if failed:
         (key, seed), reason = next(iter(failed.items()))
@@ -327,8 +343,41 @@ def _conclude(ledger: "Ledger", study: str, folder: Path) -> None:
 
 
 def _report(ledger: "Ledger", row: "StudyRow", folder: Path) -> None:
-    """Analyze a study and write its report."""
-    raise NotImplementedError
+    """Analyze a study, write its report, print its ranking."""
+    from dashboards.compose import compose
+    from dashboards.report import write
+
+    composed = compose(ledger, row)
+    _write(folder, lambda: write(composed, folder))
+    _print_ranking(composed.findings)
+    _say(f"report: {folder / 'report.html'}")
+
+
+def _print_ranking(findings: "Sequence[Finding]") -> None:
+    """Which knob matters how much, or why that cannot be said."""
+    from study.analysis import POOLED, ranking
+
+    ranks = [
+        {
+            "task": rank.task,
+            "knob": rank.knob,
+            "share of variance": _interval(rank.first),
+            "with combinations": _interval(rank.total) if rank.total else "",
+            "noise floor": f"{rank.floor:.2f}",
+            "of an SD of": f"{rank.deviation:.3g}",
+        }
+        for rank in ranking(findings)
+    ]
+    if ranks:
+        _print_table("ranking, all variants pooled", ranks, tuple(ranks[0]))
+    for finding in findings:
+        if finding.subject == POOLED and (finding.question != "variance" or not ranks):
+            typer.echo(finding.sentence)
+
+
+def _interval(estimate: "Estimate") -> str:
+    low, high = estimate.low, estimate.high
+    return f"{estimate.value:.2f}" if low is None or high is None else f"{estimate.value:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _waiting(holder: str, seconds: float) -> None:
@@ -395,10 +444,11 @@ def _print_json(document: Any) -> None:
 
 
 def _print_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for column in columns:
         number = all(isinstance(row[column], int | float) for row in rows)
         table.add_column(column, justify="right" if number else "left", overflow="fold")
@@ -412,4 +462,6 @@ def _write(path: Path, write: Callable[[], object]) -> None:
     try:
         write()
     except OSError as error:
-        raise BadInput(str(path), f"cannot be written: {error.strerror or error}", "a path of yours with room") from None
+        raise BadInput(
+            str(path), f"cannot be written: {error.strerror or error}", "a path of yours with room"
+        ) from None

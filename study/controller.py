@@ -1,4 +1,4 @@
-"""The controller: proposes settings, hands packs to an engine, selects, confirms. The only file that proposes by Optuna.
+"""The controller: proposes settings, hands packs to an engine, selects, confirms. The only file that knows Optuna.
 
 Optuna keeps one study per cell, in memory, rebuilt from the ledger at every start: there is nothing to reconcile.
 """
@@ -72,13 +72,24 @@ class Cell:
         """What determines loss0 and score0: the task without its training."""
         prints = self.prepared.fingerprints
         data = {name: prints[name] for name in ("train", "validation")}
-        return {"task": self.spec.task, "model": prints["model"], "data": data, "dtype": self.dtype, "version": TRAINING_VERSION}
+        return {
+            "task": self.spec.task,
+            "model": prints["model"],
+            "data": data,
+            "dtype": self.dtype,
+            "version": TRAINING_VERSION,
+        }
 
     def document(self, values: Mapping[str, Value], phase: Phase) -> dict[str, Any]:
         """What determines a trial's numbers, but the seed: hashed, it is the key."""
         test = {"test": self.prepared.fingerprints["test"]} if phase == "confirm" else {}
         budget = self.spec.budget.model_dump()
-        cell = {"variant": self.chosen.name, "combine": list(self.chosen.combine), "targets": self.spec.targets, "budget": budget}
+        cell = {
+            "variant": self.chosen.name,
+            "combine": list(self.chosen.combine),
+            "targets": self.spec.targets,
+            "budget": budget,
+        }
         return self.start | test | cell | {"values": dict(values)}
 
     def trial(self, values: Mapping[str, Value], phase: Phase, seed: int) -> Trial:
@@ -143,11 +154,19 @@ class Proposer:
 
 
 def _distribution(knob: Knob) -> BaseDistribution:
-    return FloatDistribution(knob.low, knob.high, log=True) if isinstance(knob, LogFloat) else CategoricalDistribution(knob.values)
+    return (
+        FloatDistribution(knob.low, knob.high, log=True)
+        if isinstance(knob, LogFloat)
+        else CategoricalDistribution(knob.values)
+    )
 
 
 def _inside(distribution: BaseDistribution, value: Value) -> bool:
-    return value in distribution.choices if isinstance(distribution, CategoricalDistribution) else distribution._contains(value)
+    return (
+        value in distribution.choices
+        if isinstance(distribution, CategoricalDistribution)
+        else distribution._contains(value)
+    )
 
 
 def _rounded(value: Value) -> Value:
@@ -289,7 +308,9 @@ class Controller:
         """Enroll these trials, and train those that have no result."""
         by_label = {(cell.spec.label, cell.chosen.label): cell for cell in self.cells()}
         with self.ledger.controlling(self.spec.name, self.lease.epoch) as writer:
-            writer.enroll((trial, by_label[trial.task, trial.variant].document(trial.values, phase)) for trial in trials)
+            writer.enroll(
+                (trial, by_label[trial.task, trial.variant].document(trial.values, phase)) for trial in trials
+            )
         done = self.ledger.results(self.spec.name)
         missing = [trial for trial in trials if (trial.key, trial.seed) not in done]
         self.watcher.expect(trials, [trial for trial in trials if (trial.key, trial.seed) in done], phase)
@@ -314,7 +335,16 @@ class Controller:
                 piece = tuple(group[i * len(group) // pieces : (i + 1) * len(group) // pieces])
                 self._jobs += 1
                 start = digest(cell.start)
-                yield Job(self._jobs, cell.spec, cell.chosen, piece, self._width(), self.spec.compute.dtype, start, phase == "confirm")
+                yield Job(
+                    self._jobs,
+                    cell.spec,
+                    cell.chosen,
+                    piece,
+                    self._width(),
+                    self.spec.compute.dtype,
+                    start,
+                    phase == "confirm",
+                )
 
     def _width(self) -> int:
         size = self.spec.compute.pack_size
@@ -335,4 +365,3 @@ def _by_step(curves: Mapping[str, Sequence[Sequence[float]]]) -> list[tuple[int,
         for step, value in points:
             steps.setdefault(int(step), {})[name] = value
     return sorted(steps.items())
-

@@ -18,7 +18,7 @@ DESIGN_WIDTH = 32
 
 
 def owners(columns: Sequence[str], spaces: Iterable[Space]) -> list[str]:
-    """The knobs that own a column, old ones first, then the new ones of these spaces. Raises BadInput past the width."""
+    """The knobs that own a column, old ones first, then new ones of these spaces. Raises BadInput past the width."""
     names = list(dict.fromkeys([*columns, *(knob.name for space in spaces for knob in space.varied)]))
     if len(names) > DESIGN_WIDTH:
         raise BadInput("knobs", f"{len(names)} vary", f"at most {DESIGN_WIDTH}")

@@ -8,7 +8,18 @@ from pathlib import Path
 
 from joblib import cpu_count
 
-RECORDED = ("lorascope", "torch", "transformers", "optuna", "mlflow", "datasets", "numpy", "scipy", "scikit-learn", "SALib")
+RECORDED = (
+    "lorascope",
+    "torch",
+    "transformers",
+    "optuna",
+    "mlflow",
+    "datasets",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "SALib",
+)
 
 
 def cores() -> int:
@@ -42,5 +53,7 @@ def _commit() -> str:
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():
         return f"release {version('lorascope')}"
-    told = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    told = subprocess.run(
+        ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
     return told.stdout.strip() or "unknown"

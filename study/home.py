@@ -51,5 +51,7 @@ def home(given: Path | None) -> Home:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise BadInput("home", f"{path} cannot be written: {error.strerror}", "a folder of yours, by --home or LORASCOPE_HOME") from None
+        raise BadInput(
+            "home", f"{path} cannot be written: {error.strerror}", "a folder of yours, by --home or LORASCOPE_HOME"
+        ) from None
     return Home(path)

@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,9 @@ class Ledger:
                 pass
         except (sa.exc.SQLAlchemyError, ImportError) as error:
             reason = str(error).splitlines()[0]
-            raise BadInput("storage", f"cannot open {redact(url)}: {redact(reason)}", "an SQLAlchemy URL of SQLite or PostgreSQL") from None
+            raise BadInput(
+                "storage", f"cannot open {redact(url)}: {redact(reason)}", "an SQLAlchemy URL of SQLite or PostgreSQL"
+            ) from None
 
     # Studies and their lease
 
@@ -164,12 +166,21 @@ class Ledger:
             query = query.where(studies.c.name == name)
         with self.engine.connect() as connection:
             rows = connection.execute(query).mappings().all()
-        return [StudyRow(**(dict(row) | {"spec": json.loads(row["spec"]), "columns": json.loads(row["columns"])})) for row in rows]
+        return [
+            StudyRow(**(dict(row) | {"spec": json.loads(row["spec"]), "columns": json.loads(row["columns"])}))
+            for row in rows
+        ]
 
     def create_study(self, name: str, spec: Mapping[str, Any], columns: Sequence[str]) -> None:
         """A new study, nobody's yet; one that exists stays as it is."""
         with self.engine.begin() as connection:
-            row = {"name": name, "spec": json.dumps(spec), "columns": json.dumps(columns), "state": "stopped", "created": self._now(connection)}
+            row = {
+                "name": name,
+                "spec": json.dumps(spec),
+                "columns": json.dumps(columns),
+                "state": "stopped",
+                "created": self._now(connection),
+            }
             connection.execute(self._insert(studies).values(row).on_conflict_do_nothing())
 
     def take(self, name: str) -> int | None:
@@ -179,7 +190,9 @@ class Ledger:
             free = sa.and_(studies.c.name == name, studies.c.expires < now)
             holder = f"process {os.getpid()} on {socket.gethostname()}"
             taken = connection.execute(
-                sa.update(studies).where(free).values(epoch=studies.c.epoch + 1, holder=holder, expires=now + LEASE_SECONDS, state="running")
+                sa.update(studies)
+                .where(free)
+                .values(epoch=studies.c.epoch + 1, holder=holder, expires=now + LEASE_SECONDS, state="running")
             )
             if not taken.rowcount:
                 return None
@@ -195,8 +208,12 @@ class Ledger:
 
     def accept(self, result: Result) -> bool:
         """Record a result unless its (key, seed) has one: True where this one is it."""
-        row = {column.name: getattr(result, column.name) for column in results.c if column.name in _RESULT_FIELDS}
-        row |= {"curves": json.dumps(result.curves), "provenance": json.dumps(dict(result.provenance))}
+        row = {name: value for name, value in asdict(result).items() if name in results.c}
+        row |= {
+            "diverged": result.diverged,
+            "curves": json.dumps(result.curves),
+            "provenance": json.dumps(dict(result.provenance)),
+        }
         with self.engine.begin() as connection:
             row["accepted"] = self._now(connection)
             insert = self._insert(results).values(row).on_conflict_do_nothing().returning(results.c.key)
@@ -258,7 +275,9 @@ class Ledger:
     def document(self, key: str) -> dict[str, Any]:
         """What the key stands for."""
         with self.engine.connect() as connection:
-            return json.loads(connection.execute(sa.select(settings.c.document).where(settings.c.key == key)).scalar_one())
+            return json.loads(
+                connection.execute(sa.select(settings.c.document).where(settings.c.key == key)).scalar_one()
+            )
 
     @contextmanager
     def controlling(self, name: str, epoch: int) -> Iterator["Writer"]:
@@ -304,13 +323,21 @@ class Writer:
         for position, (trial, document) in enumerate(trials, connection.execute(count).scalar_one()):
             known = {"key": trial.key, "document": json.dumps(document, sort_keys=True)}
             connection.execute(insert(settings).values(known).on_conflict_do_nothing())
-            row = {"study": self._study, "phase": trial.phase, "key": trial.key, "seed": trial.seed, "position": position}
+            row = {
+                "study": self._study,
+                "phase": trial.phase,
+                "key": trial.key,
+                "seed": trial.seed,
+                "position": position,
+            }
             row |= {"task": trial.task, "variant": trial.variant, "knobs": json.dumps(dict(trial.values))}
             connection.execute(insert(memberships).values(row).on_conflict_do_nothing())
 
     def fail(self, trial: Trial, reason: str) -> None:
         """The trial has no result, and why."""
-        self._connection.execute(sa.insert(failures).values(study=self._study, key=trial.key, seed=trial.seed, reason=reason))
+        self._connection.execute(
+            sa.insert(failures).values(study=self._study, key=trial.key, seed=trial.seed, reason=reason)
+        )
 
     def forgive(self) -> None:
         """Failures of earlier launches are forgotten: those trials are tried again."""
@@ -325,11 +352,11 @@ class Writer:
         self._connection.execute(sa.update(studies).where(studies.c.name == self._study).values(values))
 
 
-_RESULT_FIELDS = frozenset(c.name for c in results.c) - {"curves", "provenance", "accepted"}
+_RESULT_FIELDS = frozenset(c.name for c in results.c) - {"curves", "provenance", "accepted", "diverged"}
 
 
 def _result(row: Mapping[str, Any], curves: Curves) -> Result:
-    fields = {name: row[name] for name in _RESULT_FIELDS if name != "diverged"}
+    fields = {name: row[name] for name in _RESULT_FIELDS}
     return Result(**fields, curves=curves, provenance=json.loads(row["provenance"]))
 
 
@@ -344,7 +371,9 @@ def _migrate(engine: sa.Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     # Of many who open a database at once, one makes its tables while the others wait.
-    lock = f"select pg_advisory_xact_lock({MIGRATION_LOCK})" if engine.dialect.name == "postgresql" else "begin immediate"
+    lock = (
+        f"select pg_advisory_xact_lock({MIGRATION_LOCK})" if engine.dialect.name == "postgresql" else "begin immediate"
+    )
     with engine.begin() as connection:
         connection.exec_driver_sql(lock)
         config.attributes["connection"] = connection

@@ -41,7 +41,10 @@ class Columns(NamedTuple):
         """The leaves in `flat` (..., P): each with the leading axes of `flat`. One split, so backward is one cat."""
         pieces = flat.split([math.prod(shape) for shape in self.shapes.values()], dim=-1)
         leading = flat.shape[:-1]
-        return {leaf: piece.reshape(leading + shape) for (leaf, shape), piece in zip(self.shapes.items(), pieces, strict=True)}
+        return {
+            leaf: piece.reshape(leading + shape)
+            for (leaf, shape), piece in zip(self.shapes.items(), pieces, strict=True)
+        }
 
     def where(self, name: str) -> Tensor:
         """A row P of bool: the columns of the leaves called `name`, whoever owns them."""

@@ -1,13 +1,12 @@
 """K trials trained as one batch on one frozen model.
 
 Every parameter, gradient, moment and hyperparameter has a leading trial axis, also for K = 1: there is no other path.
-Storage is one matrix K P per kind and part, so dropping or refilling a trial is a row operation. Nothing reduces over
-the trial axis: losses are a vector, clipping and finite checks are per row, randomness comes from (seed, site, purpose).
+Storage is one matrix K P per kind and part, so dropping or refilling a trial is a row operation. Nothing reduces
+over the trial axis: losses are a vector, clipping and finite checks are per row, randomness comes from (seed, site, purpose).
 """
 
 import copy
 import hashlib
-
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -58,7 +57,7 @@ class Frozen:
     """A frozen Hugging Face model with a stand-in at every site; a worker keeps one for all its packs."""
 
     def __init__(self, model: nn.Module, targets: str | None, heads: Iterable[str]) -> None:
-        """`targets`: a regular expression on layer names (their ends suffice), None for all linear layers of the blocks.
+        """`targets`: a regular expression on layer names (their ends suffice); None: all linear layers of the blocks.
 
         Raises BadInput where no layer matches, or where a layer's weight is also another layer's.
         """
@@ -179,7 +178,9 @@ class Part:
 class Pack:
     """K trials of one cell in training."""
 
-    def __init__(self, frozen: Frozen, variant: Variant, members: Sequence[Member], steps: int, loss: PerExample) -> None:
+    def __init__(
+        self, frozen: Frozen, variant: Variant, members: Sequence[Member], steps: int, loss: PerExample
+    ) -> None:
         self.frozen, self.steps, self.loss = frozen, steps, loss
         self.members, self.t = list(members), [0] * len(members)  # one clock per row
         store = torch.promote_types(frozen.dtype, torch.float32)
@@ -284,7 +285,7 @@ def generator(seed: int, *purpose: str | int) -> torch.Generator:
 
 
 def order(seed: int, step: int, batch_size: int, examples: int) -> list[int]:
-    """The examples of one trial's batch: a fresh shuffle for every pass over the data, a function of (seed, step) alone."""
+    """The examples of one trial's batch: a fresh shuffle every pass over the data, a function of (seed, step) alone."""
     chosen: list[int] = []
     while len(chosen) < batch_size:
         epoch, start = divmod(step * batch_size + len(chosen), examples)

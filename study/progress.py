@@ -82,7 +82,8 @@ class Progress:
     def _line(self) -> str:
         total = sum(self.variants.values(), Counter())
         counts = ", ".join(f"{total[state]} {state}" for state in STATES if total[state])
-        return f"{self.phase}: {counts or 'workers are starting'} of {self.asked}; {self._rate():.1f} steps/s; {self._left()}"
+        done = f"{self.phase}: {counts or 'workers are starting'} of {self.asked}"
+        return f"{done}; {self._rate():.1f} steps/s; {self._left()}"
 
     def _rate(self) -> float:
         return self.trained / max(time.monotonic() - self.began, 1e-9)

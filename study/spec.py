@@ -2,12 +2,13 @@
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from study.errors import BadInput
 from study.space import Choice, Knob, Levels, LogFloat, Space, Value, named
@@ -16,6 +17,20 @@ from study.tasks.base import Source
 from study.variants import VARIANTS, variant
 
 CONFIRM_SEEDS_FROM = 1000  # seeds of the confirm phase are far from any that chose the setting
+
+Count = Annotated[int, Field(gt=0, strict=True)]  # strict: neither text nor a truth value passes for a number
+Rows = Mapping[Literal["train", "validation", "test"], Count]
+
+
+LONGEST_VALUE = 80  # characters of a value shown in an error
+MERGE = "tag:yaml.org,2002:merge"  # the key <<
+# The options that stand for a key of the spec.
+OPTIONS = {
+    "name": "--as",
+    "compute.workers": "--workers",
+    "compute.pack_size": "--pack-size",
+    "compute.dtype": "--dtype",
+}
 
 
 class Strict(BaseModel):
@@ -27,9 +42,9 @@ class Strict(BaseModel):
 class Budget(Strict):
     """How long every trial of a task trains."""
 
-    steps: PositiveInt = 100
-    batch_size: PositiveInt = 8
-    length: PositiveInt = 32  # tokens an example is cut to
+    steps: Count = 100
+    batch_size: Count = 8
+    length: Count = 32  # tokens an example is cut to
 
 
 class DataSpec(Strict):
@@ -40,7 +55,7 @@ class DataSpec(Strict):
     text: str = "text"
     pair: str | None = None
     label: str = "label"
-    rows: Mapping[Literal["train", "validation", "test"], PositiveInt] = {}
+    rows: Rows = {}
 
     def source(self) -> Source:
         """The same for the task."""
@@ -53,7 +68,7 @@ class TaskSpec(Strict):
     task: str
     model: str | None = None  # a folder, an offline asset or a hub id; None: the task's own
     data: str | DataSpec | None = None
-    rows: Mapping[Literal["train", "validation", "test"], PositiveInt] = {}
+    rows: Rows = {}
     budget: Budget = Budget()
     targets: str | None = None  # a regular expression on layer names; None: all linear layers of the blocks
 
@@ -80,27 +95,29 @@ class Design(Strict):
     """Which settings every variant is tried at."""
 
     kind: Literal["sobol", "grid", "random", "tpe"] = "sobol"
-    points: PositiveInt = 16
-    seed: int = Field(default=0, ge=0)
+    points: Count = 16
+    seed: int = Field(default=0, ge=0, strict=True)
 
 
 class Seeds(Strict):
     """How many paired seeds: every setting of every variant is trained with each of them."""
 
-    explore: PositiveInt = 2
-    confirm: PositiveInt = 3
+    explore: Count = 2
+    confirm: Count = 3
 
     def of(self, phase: str) -> list[int]:
         """The seeds of a phase."""
-        return list(range(self.explore)) if phase == "explore" else [CONFIRM_SEEDS_FROM + s for s in range(self.confirm)]
+        if phase == "explore":
+            return list(range(self.explore))
+        return [CONFIRM_SEEDS_FROM + s for s in range(self.confirm)]
 
 
 class Compute(Strict):
     """How trials are computed: nothing here but `dtype` can change a number by more than rounding."""
 
     dtype: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
-    pack_size: PositiveInt | Literal["auto"] = "auto"
-    workers: PositiveInt | Literal["auto"] = "auto"
+    pack_size: Count | Literal["auto"] = "auto"
+    workers: Count | Literal["auto"] = "auto"
 
 
 def _listed(value: Any) -> Any:
@@ -110,79 +127,81 @@ def _listed(value: Any) -> Any:
 
 def _counted(value: Any) -> Any:
     """`seeds: 3` means three for each phase."""
-    return {"explore": value, "confirm": value} if isinstance(value, int) and not isinstance(value, bool) else value
+    return value if isinstance(value, Mapping | Seeds) else {"explore": value, "confirm": value}
 
 
 class StudySpec(Strict):
     """A study as its author wrote it."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-    tasks: tuple[TaskSpec, ...] = Field(min_length=1)
-    variants: Annotated[tuple[VariantSpec, ...], BeforeValidator(_listed)] = Field(min_length=1)
+    tasks: tuple[TaskSpec, ...]
+    variants: Annotated[tuple[VariantSpec, ...], BeforeValidator(_listed)]
     knobs: Mapping[str, Any] = {}
     focus: str = "learning_rate"
     design: Design = Design()
     seeds: Annotated[Seeds, BeforeValidator(_counted)] = Seeds()
     phases: tuple[Literal["explore", "confirm"], ...] = ("explore", "confirm")
-    margin: float = Field(default=0.01, gt=0)  # in units of the score: closer than this is the same
+    # in units of the score: closer than this is the same
+    margin: float = Field(default=0.01, gt=0, allow_inf_nan=False, strict=True)
     compute: Compute = Compute()
 
     @model_validator(mode="after")
-    def _names(self) -> "StudySpec":
-        for at, task in enumerate(self.tasks):
-            _known(f"tasks.{at}.task", task.task, TASKS)
-        for at, chosen in enumerate(self.variants):
-            _known(f"variants.{at}.name", chosen.name, VARIANTS)
-            for other in chosen.combine:
-                _known(f"variants.{at}.combine", other, VARIANTS)
-            variant(chosen.name, chosen.combine)
-        _distinct("tasks", [task.label for task in self.tasks])
-        _distinct("variants", [chosen.label for chosen in self.variants])
+    def _consistent(self) -> "StudySpec":
+        _check_tasks(self.tasks)
+        _check_variants(self.variants)
         _distinct("phases", self.phases)
         if "explore" not in self.phases:
             raise _Refused("phases", list(self.phases), "explore comes first: it chooses what confirm confirms")
         every = {name for chosen in self.variants for name in named(variant(chosen.name, chosen.combine).knobs)}
         for name in self.knobs:
-            _known(f"knobs.{name}", name, every)
-        _known("focus", self.focus, every)
-        for chosen in self.variants:
-            space(self, chosen)
+            _known(f"knobs.{name}", "knob", name, every)
+        _known("focus", "knob", self.focus, every)
+        _check_focus(self)
         return self
 
 
 def load(path: Path) -> StudySpec:
     """The study that a file describes. Raises BadInput."""
     try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(str(path), f"cannot be read: {getattr(error, 'strerror', None) or error}", "a YAML file") from None
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadInput(str(path), f"cannot be read: {error.strerror or error}", "a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(str(path), f"cannot be read: {error}", "a YAML file in UTF-8") from None
     try:
         document = yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise BadInput(str(path), f"{place}{error.problem or error.context}", "YAML") from None
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise BadInput(str(path), f"{line}{getattr(error, 'problem', None) or 'not YAML'}", "a YAML mapping") from None
+        raise BadInput(str(path), str(error).splitlines()[0], "YAML") from None
     return parse(document, str(path))
 
 
 def parse(document: Any, where: str) -> StudySpec:
     """The study that a document describes; `where` begins every error. Raises BadInput."""
     if not isinstance(document, Mapping):
-        raise BadInput(where, f"is {type(document).__name__}", "a YAML mapping with name, tasks, variants, knobs")
+        problem = "is empty" if document is None else f"holds {_shown(document)}"
+        raise BadInput(where, problem, f"a mapping with {', '.join(StudySpec.model_fields)}")
     try:
-        return StudySpec.model_validate(document)
-    except _Refused as refused:
+        return _checked(document)
+    except BadInput as refused:
         raise BadInput(f"{where}: {refused.where}", refused.problem, refused.allowed) from None
-    except ValidationError as error:
-        raise _told(error, where) from None
 
 
-def overridden(spec: StudySpec, where: str, *, name: str | None, workers: int | None, pack_size: int | None, dtype: str | None) -> StudySpec:
-    """The spec with what the command line says instead. Raises BadInput."""
+def overridden(
+    spec: StudySpec, where: str, *, name: str | None, workers: int | None, pack_size: int | None, dtype: str | None
+) -> StudySpec:
+    """The spec with what the command line says instead. Raises BadInput that names the option."""
     compute = {"workers": workers, "pack_size": pack_size, "dtype": dtype}
-    document = resolved(spec)
+    document = resolved(spec) | ({} if name is None else {"name": name})
     document["compute"] |= {field: value for field, value in compute.items() if value is not None}
-    return parse(document | ({"name": name} if name else {}), where)
+    try:
+        return _checked(document)
+    except BadInput as refused:
+        place = OPTIONS.get(refused.where, f"{where}: {refused.where}")
+        raise BadInput(place, refused.problem, refused.allowed) from None
 
 
 def resolved(spec: StudySpec) -> dict[str, Any]:
@@ -199,11 +218,12 @@ def space(spec: StudySpec, chosen: VariantSpec) -> Space:
     """What varies for one variant, and every other knob at its default. Raises BadInput."""
     method = variant(chosen.name, chosen.combine)
     declared = named(method.knobs)
+    own = f"variants.{chosen.label}.knobs"
     for name in chosen.knobs:
-        _known(f"variants.{chosen.label}.knobs.{name}", name, declared)
-    asked = {name: ("knobs", given) for name, given in spec.knobs.items() if name in declared}
-    asked |= {name: (f"variants.{chosen.label}.knobs", given) for name, given in chosen.knobs.items()}
-    narrowed = {name: narrow(declared[name], given, f"{place}.{name}") for name, (place, given) in asked.items()}
+        _known(f"{own}.{name}", "knob", name, declared)
+    asked = [("knobs", name, given) for name, given in spec.knobs.items() if name in declared]
+    asked += [(own, name, given) for name, given in chosen.knobs.items()]  # these win
+    narrowed = {name: narrow(declared[name], given, f"{place}.{name}") for place, name, given in asked}
     varied = tuple(knob for knob in narrowed.values() if isinstance(knob, LogFloat | Levels))
     fixed = {name: knob.default for name, knob in declared.items()} | dict(method.fixed)
     fixed |= {name: value for name, value in narrowed.items() if not isinstance(value, LogFloat | Levels)}
@@ -244,14 +264,16 @@ def _levels(knob: Knob, given: Sequence[Any], path: str) -> Knob | Value:
     if len(values) == 1:
         return values[0]
     if isinstance(knob, Choice):
-        return Choice(knob.name, tuple(values), values[0], knob.allowed)
+        in_order = [value for value in knob.allowed or knob.values if value in values]  # however the spec lists them
+        return Choice(knob.name, tuple(in_order), in_order[0], knob.allowed)
     return Levels(knob.name, tuple(sorted(values)), values[0])
 
 
 def _value(knob: Knob, given: Any, path: str) -> Value:
     if isinstance(knob, Choice):
         if given not in (allowed := knob.allowed or knob.values):
-            raise _Refused(path, given, f"{_nearest(str(given), map(str, allowed))}one of {', '.join(map(str, allowed))}")
+            names = [str(value) for value in allowed]
+            raise _Refused(path, given, f"{_nearest(str(given), names)}one of {', '.join(names)}")
         return given
     number = _number(given, path)
     if isinstance(knob, LogFloat):
@@ -273,47 +295,144 @@ def _number(given: Any, path: str) -> float:
     return float(given)
 
 
+def _check_tasks(tasks: Sequence[TaskSpec]) -> None:
+    for at, task in enumerate(tasks):
+        _known(f"tasks.{at}.task", "task", task.task, TASKS)
+        try:
+            re.compile(task.targets or "")
+        except re.error as error:
+            raise _Refused(f"tasks.{at}.targets", task.targets, f"a regular expression: {error}") from None
+    _distinct("tasks", [task.label for task in tasks])
+
+
+def _check_variants(variants: Sequence[VariantSpec]) -> None:
+    for at, chosen in enumerate(variants):
+        _known(f"variants.{at}.name", "variant", chosen.name, VARIANTS)
+        for other in chosen.combine:
+            _known(f"variants.{at}.combine", "variant", other, VARIANTS)
+        try:
+            variant(chosen.name, chosen.combine)
+        except BadInput as conflict:
+            raise BadInput(f"variants.{at}.combine", conflict.problem, conflict.allowed) from None
+    _distinct("variants", [chosen.label for chosen in variants])
+
+
+def _check_focus(spec: StudySpec) -> None:
+    """Every knob is as its variant declares it, some vary, and the focus is one of them with a log axis to draw."""
+    varied = [knob for chosen in spec.variants for knob in space(spec, chosen).varied]
+    if not varied:
+        raise _Refused("knobs", dict(spec.knobs), "a range or levels of at least one knob, or nothing is studied")
+    has_axis = {knob.name for knob in varied} - {knob.name for knob in varied if not _is_positive(knob)}
+    if spec.focus not in has_axis:
+        usable = ", ".join(sorted(has_axis)) or "none of this study does"
+        raise _Refused("focus", spec.focus, f"a knob of positive numbers that varies: {usable}")
+
+
+def _is_positive(knob: Knob) -> bool:
+    if isinstance(knob, LogFloat):
+        return True
+    return not isinstance(knob, Choice) and all(float(value) > 0 for value in knob.values)
+
+
 class _Refused(BadInput):
     """Bad input at a key path; `parse` puts the file before it."""
 
     def __init__(self, path: str, value: Any, allowed: str) -> None:
-        super().__init__(path, repr(value), allowed)
+        super().__init__(path, _shown(value), allowed)
 
 
-def _known(path: str, name: str, allowed: Any) -> None:
-    if name not in allowed:
-        raise _Refused(path, name, f"{_nearest(name, allowed)}known: {', '.join(sorted(allowed))}")
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
-def _nearest(name: str, allowed: Any) -> str:
+def _known(path: str, noun: str, name: str, allowed: Iterable[str]) -> None:
+    names = sorted(allowed)
+    if name not in names:
+        raise BadInput(path, f"unknown {noun} {name!r}", f"{_nearest(name, names)}known: {', '.join(names)}")
+
+
+def _nearest(name: str, allowed: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(allowed), 1)
     return f"did you mean {close[0]}? " if close else ""
 
 
 def _distinct(path: str, labels: Sequence[str]) -> None:
+    if not labels:
+        raise _Refused(path, [], "at least one")
     twice = sorted({label for label in labels if list(labels).count(label) > 1})
     if twice:
         raise _Refused(path, twice[0], "each listed once")
 
 
-def _told(error: ValidationError, where: str) -> BadInput:
-    """The first of pydantic's complaints in one line."""
-    first, *rest = error.errors()
-    path = ".".join(map(str, first["loc"]))
-    more = f"; {len(rest)} more" if rest else ""
-    if first["type"] == "extra_forbidden":
-        fields = _fields_at(first["loc"][:-1])
-        return BadInput(f"{where}: {path}", "unknown key", f"{_nearest(str(first['loc'][-1]), fields)}known: {', '.join(fields)}{more}")
-    if first["type"] == "missing":
-        return BadInput(f"{where}: {path}", "is missing", f"{first['msg']}{more}")
-    return BadInput(f"{where}: {path}", repr(first["input"]), f"{first['msg']}{more}")
+# Pydantic's complaints, told in one line
+
+
+def _checked(document: Mapping[str, Any]) -> StudySpec:
+    """The study that a document describes. Raises BadInput, which says the key path but not the file."""
+    try:
+        return StudySpec.model_validate(document)
+    except ValidationError as error:
+        raise _told(error, document) from None
+
+
+def _told(error: ValidationError, document: Mapping[str, Any]) -> BadInput:
+    """The complaint most worth reading: an unknown key before what it may have caused, then the deepest one."""
+    complaints: dict[tuple[str | int, ...], list[ErrorDetails]] = {}
+    for details in error.errors():
+        complaints.setdefault(_path(details, document), []).append(details)
+    path = max(complaints, key=lambda path: (complaints[path][0]["type"] == "extra_forbidden", len(path)))
+    first = complaints[path][0]
+    allowed = " or ".join(dict.fromkeys(_allowed(details, path) for details in complaints[path]))
+    others = sum(other != path[: len(other)] for other in complaints)
+    more = f"; {others} more" if others else ""
+    problem = {"extra_forbidden": "unknown key", "missing": "is missing"}.get(first["type"], _shown(first["input"]))
+    return BadInput(".".join(map(str, path)), problem, allowed + more)
+
+
+def _path(details: ErrorDetails, document: Any) -> tuple[str | int, ...]:
+    """The steps that lead through the document; pydantic puts the names of the types it tried between them."""
+    path: tuple[str | int, ...] = ()
+    for step in details["loc"]:
+        inside = dict(enumerate(document)) if isinstance(document, list) else document
+        if isinstance(inside, Mapping) and step in inside:
+            path, document = (*path, step), inside[step]
+    last = details["loc"][-1]
+    return (*path, last) if details["type"] in ("missing", "invalid_key") and last not in path[-1:] else path
+
+
+def _allowed(details: ErrorDetails, path: Sequence[str | int]) -> str:
+    """What pydantic would have taken instead."""
+    match details["type"]:
+        case "extra_forbidden":
+            fields = _fields_at(path[:-1])
+            return f"{_nearest(str(path[-1]), fields)}known: {', '.join(fields)}"
+        case "model_type":
+            return f"a mapping with {', '.join(_fields_at(path))}"
+        case "literal_error":
+            expected = str(details["ctx"]["expected"])
+            return f"{_nearest(str(details['input']), re.findall(r'[a-z0-9]+', expected))}{expected}"
+        case kind:
+            return WORDS.get(kind, details["msg"].removeprefix("Input should be "))
+
+
+WORDS = {
+    "dict_type": "a mapping",
+    "int_type": "a whole number",
+    "invalid_key": "a word as key",
+    "mapping_type": "a mapping",
+    "missing": "it has no default",
+    "string_pattern_mismatch": "at most 100 letters, digits and . _ - that begin with a letter or digit",
+    "string_type": "text",
+    "tuple_type": "a list",
+}
 
 
 def _fields_at(path: Sequence[str | int]) -> list[str]:
     """The keys allowed at a path of the spec."""
     models: dict[str, type[BaseModel]] = {
         "": StudySpec, "tasks": TaskSpec, "variants": VariantSpec, "design": Design, "seeds": Seeds,
-        "compute": Compute, "budget": Budget, "data": DataSpec, "DataSpec": DataSpec,
+        "compute": Compute, "budget": Budget, "data": DataSpec,
     }  # fmt: skip
     last = next((str(step) for step in reversed(path) if str(step) in models), "")
     return list(models[last].model_fields)
@@ -323,10 +442,12 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML in which 1e-3 is a number and a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for (key_node, _), key in zip(node.value, keys, strict=True):
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands here twice", key_node.start_mark)
+        written = [key for key, _ in node.value if key.tag != MERGE]  # a merged key may be written again: that one wins
+        keys = [self.construct_object(key, deep=True) for key in written]
+        twice = next((at for at, key in enumerate(keys) if key in keys[:at]), None)
+        if twice is not None:
+            problem = f"the key {keys[twice]!r} stands here twice"
+            raise yaml.constructor.ConstructorError(None, None, problem, written[twice].start_mark)
         return super().construct_mapping(node, deep)
 
 

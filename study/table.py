@@ -8,7 +8,18 @@ import pandas
 from study.ledger import Ledger, StudyRow
 
 BEFORE_KNOBS = ("task", "variant", "phase")
-AFTER_KNOBS = ("seed", "state", "val_score", "val_loss", "test_score", "loss0", "score0", "diverged", "steps", "cpu_seconds")
+AFTER_KNOBS = (
+    "seed",
+    "state",
+    "val_score",
+    "val_loss",
+    "test_score",
+    "loss0",
+    "score0",
+    "diverged",
+    "steps",
+    "cpu_seconds",
+)
 IDENTITY = ("key", "mlflow_run_id")
 COUNTS = ("asked", "finished", "diverged", "failed", "missing")
 
@@ -40,7 +51,12 @@ def trials(ledger: Ledger, study: str) -> pandas.DataFrame:
             "peak_memory": result.peak_memory,
         }
         identity = {"key": trial.key, "mlflow_run_id": runs.get((trial.key, trial.seed))}
-        rows.append({"task": trial.task, "variant": trial.variant, "phase": trial.phase} | dict(trial.values) | numbers | identity)
+        rows.append(
+            {"task": trial.task, "variant": trial.variant, "phase": trial.phase}
+            | dict(trial.values)
+            | numbers
+            | identity
+        )
     columns = [*BEFORE_KNOBS, *knobs, *AFTER_KNOBS, "trainable", "peak_memory", *IDENTITY]
     table = pandas.DataFrame(rows, columns=columns)
     return table.astype({"test_score": float})
@@ -58,7 +74,9 @@ def progress(ledger: Ledger, row: StudyRow) -> dict[str, Any]:
     total = sum(cells.values(), Counter())
     interrupted = row.state == "running" and ledger.lease_left(row.name) < 0
     state = "interrupted" if interrupted else row.state
-    by_cell = [dict(zip(("task", "variant", "phase"), cell, strict=True)) | _counts(counts) for cell, counts in cells.items()]
+    by_cell = [
+        dict(zip(("task", "variant", "phase"), cell, strict=True)) | _counts(counts) for cell, counts in cells.items()
+    ]
     return {"study": row.name, "state": state, "tracking": row.place} | _counts(total) | {"cells": by_cell}
 
 

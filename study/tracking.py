@@ -17,4 +17,3 @@ class Tracker(Protocol):
 
     def end(self, trial: Trial, state: State, values: Mapping[str, float]) -> None:
         """It ended in `state` with these final numbers (val_loss, val_score, ...); empty where it has none."""
-

@@ -140,7 +140,13 @@ class _Run:
         """Train until no trial waits."""
         while self.waiting:
             self.rows = [_Row(self.waiting.popleft()) for _ in range(min(self.width, len(self.waiting)))]
-            self.pack = Pack(self.frozen, self.variant, [_member(row.trial) for row in self.rows], self.budget.steps, self.prepared.loss)
+            self.pack = Pack(
+                self.frozen,
+                self.variant,
+                [_member(row.trial) for row in self.rows],
+                self.budget.steps,
+                self.prepared.loss,
+            )
             for row in self.rows:
                 self._begin(row.trial)
             while self.rows:
@@ -265,7 +271,9 @@ class _Run:
 def evaluate(pack: Pack, prepared: Prepared, split: str) -> tuple[list[float], list[float]]:
     """Mean loss and score of every trial of a pack on a whole split."""
     examples = prepared.splits[split]
-    by_length = sorted(range(len(examples)), key=lambda i: _length(examples, i))  # little padding; the result does not depend on it
+    by_length = sorted(
+        range(len(examples)), key=lambda i: _length(examples, i)
+    )  # little padding; the result does not depend on it
     at_once = max(1, EVALUATED_AT_ONCE // pack.K)
     chunks = [by_length[i : i + at_once] for i in range(0, len(by_length), at_once)]
     batches = ((prepared.collate(split, chunk), prepared.targets(split, chunk)) for chunk in chunks)

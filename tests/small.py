@@ -56,7 +56,9 @@ def loss(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def batch(trials: Sequence[Member], step: int) -> Batch:
     """Each trial's own examples of that step, trials outermost; the label is the sum of the words."""
-    words = torch.cat([torch.randint(0, WORDS, (EXAMPLES, LENGTH), generator=generator(m.seed, "data", step)) for m in trials])
+    words = torch.cat(
+        [torch.randint(0, WORDS, (EXAMPLES, LENGTH), generator=generator(m.seed, "data", step)) for m in trials]
+    )
     return {"input_ids": words}, words.sum(1) % CLASSES
 
 

@@ -29,9 +29,13 @@ def test_adamw_equals_torch() -> None:
 def test_a_lifted_optimizer_equals_the_rows_alone() -> None:
     at = Columns({("site", "A"): (2, 3), ("site", "B"): (4,)})
     p, g = torch.randn(3, 10, dtype=torch.float64), torch.randn(3, 10, dtype=torch.float64)
-    h = {"learning_rate": torch.tensor([1e-3, 1e-2, 0.1], dtype=torch.float64), "weight_decay": torch.zeros(3, dtype=torch.float64), "b_over_a": torch.tensor([1.0, 4.0, 16.0], dtype=torch.float64)}
+    h = {
+        "learning_rate": torch.tensor([1e-3, 1e-2, 0.1], dtype=torch.float64),
+        "weight_decay": torch.zeros(3, dtype=torch.float64),
+        "b_over_a": torch.tensor([1.0, 4.0, 16.0], dtype=torch.float64),
+    }
 
-    def step(p, g, h):  # noqa: ANN001, ANN202
+    def step(p, g, h):
         rule = optim.chain(optim.adamw(h), optim.scale_leaf("B", h["b_over_a"]))
         return rule.update(g, rule.init(p), p, at)[0]
 
@@ -64,7 +68,11 @@ def test_clipping_is_per_row_and_over_all_parts() -> None:
 
 @pytest.mark.parametrize(
     ("schedule", "rates"),
-    [("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]), ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]), ("cosine", [0.5, 1.0, 1.0, 0.8536, 0.5, 0.1464])],
+    [
+        ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
+        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("cosine", [0.5, 1.0, 1.0, 0.8536, 0.5, 0.1464]),
+    ],
 )
 def test_schedules_warm_up_then_fall(schedule: str, rates: list[float]) -> None:
     h = {"learning_rate": 1.0, "warmup": 0.3, "schedule": schedule}

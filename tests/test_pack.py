@@ -3,12 +3,19 @@
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoConfig, LlamaConfig, LlamaForSequenceClassification, RobertaConfig, RobertaForSequenceClassification, ViTConfig, ViTForImageClassification
+from transformers import (
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from study import optim, pack
 from study.errors import BadInput
 from study.pack import Frozen, Member, NotPackable, Pack, order
-from study.variants import VARIANTS, variant
+from study.variants import VARIANTS
 from tests import small
 
 LORA = VARIANTS["lora"]
@@ -43,7 +50,7 @@ def test_a_leaf_shared_by_mistake_is_caught(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_start_that_is_not_taken_off_is_caught() -> None:
     """Planted: PiSSA's pair without the copies that compensate it."""
 
-    def forgetful(site, h, generator):  # noqa: ANN001, ANN202
+    def forgetful(site, h, generator):
         return {name: leaf for name, leaf in VARIANTS["pissa"].init(site, h, generator).items() if name in "AB"}
 
     with pytest.raises(AssertionError):
@@ -54,7 +61,12 @@ def test_a_layer_in_which_trials_cannot_be_told_apart_is_refused() -> None:
     """A (1, M, I) tensor through an adapted layer, as DeBERTa's position tables are."""
     trials = small.members(LORA)
     started = small.start(LORA, trials)
-    layer = started._lift(started.parts[0], started.parts[0].sites[0], started.parts[0].views()["bert.encoder.layer.0.attention.self.query"], 16)
+    layer = started._lift(
+        started.parts[0],
+        started.parts[0].sites[0],
+        started.parts[0].views()["bert.encoder.layer.0.attention.self.query"],
+        16,
+    )
     for shape in ((1, 8, 32), (8, 4, 32), (24, 4, 32)):
         with pytest.raises(NotPackable):
             layer(torch.zeros(shape, dtype=torch.float64))
@@ -64,15 +76,35 @@ def test_a_layer_in_which_trials_cannot_be_told_apart_is_refused() -> None:
 def test_one_trial_alone_takes_any_shape() -> None:
     trials = small.members(LORA)[:1]
     started = small.start(LORA, trials)
-    layer = started._lift(started.parts[0], started.parts[0].sites[0], started.parts[0].views()["bert.encoder.layer.0.attention.self.query"], 4)
+    layer = started._lift(
+        started.parts[0],
+        started.parts[0].sites[0],
+        started.parts[0].views()["bert.encoder.layer.0.attention.self.query"],
+        4,
+    )
     assert layer(torch.zeros(1, 8, 32, dtype=torch.float64)).shape == (1, 8, 32)
 
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "num_labels": 3}
 ARCHITECTURES = {
-    "roberta": (RobertaForSequenceClassification, RobertaConfig(vocab_size=50, pad_token_id=0, **SHAPE), "query|value", ["classifier.dense", "classifier.out_proj"]),
-    "llama": (LlamaForSequenceClassification, LlamaConfig(vocab_size=50, pad_token_id=0, num_key_value_heads=2, **SHAPE), "q_proj|v_proj", ["score"]),
-    "vit": (ViTForImageClassification, ViTConfig(image_size=8, patch_size=4, num_channels=1, **SHAPE), None, ["classifier"]),
+    "roberta": (
+        RobertaForSequenceClassification,
+        RobertaConfig(vocab_size=50, pad_token_id=0, **SHAPE),
+        "query|value",
+        ["classifier.dense", "classifier.out_proj"],
+    ),
+    "llama": (
+        LlamaForSequenceClassification,
+        LlamaConfig(vocab_size=50, pad_token_id=0, num_key_value_heads=2, **SHAPE),
+        "q_proj|v_proj",
+        ["score"],
+    ),
+    "vit": (
+        ViTForImageClassification,
+        ViTConfig(image_size=8, patch_size=4, num_channels=1, **SHAPE),
+        None,
+        ["classifier"],
+    ),
 }
 
 
@@ -95,7 +127,9 @@ def test_packed_equals_alone_on_other_architectures(name: str) -> None:
 
 def _batch(name: str, trials: list[Member], step: int) -> pack.Batch:
     if name == "vit":
-        pixels = [torch.randn(4, 1, 8, 8, dtype=torch.float64, generator=pack.generator(m.seed, "data", step)) for m in trials]
+        pixels = [
+            torch.randn(4, 1, 8, 8, dtype=torch.float64, generator=pack.generator(m.seed, "data", step)) for m in trials
+        ]
         return {"pixel_values": torch.cat(pixels)}, torch.cat([(p.sum((1, 2, 3)) > 0).long() for p in pixels])
     inputs, targets = small.batch(trials, step)
     words = inputs["input_ids"].clamp_min(1)
@@ -152,7 +186,7 @@ def test_refilling_with_a_larger_rank_is_refused_and_changes_nothing() -> None:
     assert all(torch.equal(part.W, was) for part, was in zip(started.parts, before, strict=True))
 
 
-def _law(name: str):  # noqa: ANN202
+def _law(name: str):
     from tests import test_variants
 
     return getattr(test_variants, name)

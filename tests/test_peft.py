@@ -11,7 +11,9 @@ from study.pack import Member, Pack
 from study.variants import VARIANTS
 from tests import small
 
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft reads transformers' old name
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing:FutureWarning"
+)  # peft reads transformers' old name
 
 STEPS, RATE, RANK, ALPHA, RATIO = 20, 3e-3, 4, 16, 8.0
 CONFIG = {"r": RANK, "lora_alpha": ALPHA, "target_modules": ["query", "value"], "modules_to_save": ["classifier"]}
@@ -40,7 +42,15 @@ METHODS: dict[str, tuple[dict[str, object], Callable[[nn.Module], torch.optim.Op
 @pytest.mark.parametrize("name", METHODS)
 def test_weights_after_twenty_steps_agree_with_peft(name: str) -> None:
     method, (config, optimizer) = VARIANTS[name], METHODS[name]
-    h = {"learning_rate": RATE, "rank": RANK, "alpha": ALPHA, "schedule": "constant", "warmup": 0.0, "b_over_a": RATIO, "max_grad_norm": 1e9}
+    h = {
+        "learning_rate": RATE,
+        "rank": RANK,
+        "alpha": ALPHA,
+        "schedule": "constant",
+        "warmup": 0.0,
+        "b_over_a": RATIO,
+        "max_grad_norm": 1e9,
+    }
     trial = Member(0, small.values(method, h))
     pack = Pack(small.frozen(), method, [trial], STEPS, small.loss)
     theirs = get_peft_model(small.model(torch.float32), LoraConfig(**CONFIG, **config)).double().eval()
@@ -54,7 +64,9 @@ def test_weights_after_twenty_steps_agree_with_peft(name: str) -> None:
         rule.zero_grad()
         loss.backward()
         rule.step()
-    ours_and_theirs = [(leaf, _theirs(theirs, *at).detach()) for at, leaf in small.leaves(pack, 0).items() if at[1] in "ABm"]
+    ours_and_theirs = [
+        (leaf, _theirs(theirs, *at).detach()) for at, leaf in small.leaves(pack, 0).items() if at[1] in "ABm"
+    ]
     assert max((ours - theirs).abs().max().item() for ours, theirs in ours_and_theirs) < 1e-8
 
 

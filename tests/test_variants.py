@@ -16,11 +16,15 @@ STEPS = 10
 COMBINED = (("dora", ("pissa",)), ("rslora", ("dora",)), ("lora_plus", ("dora", "rslora", "pissa")))
 ALL = [*VARIANTS.values(), *(variant(name, others) for name, others in COMBINED)]
 ADAPTING = [v for v in ALL if v.name != "head_only"]
-STARTS = [(v, init) for v in ADAPTING for init in (named(v.knobs)["init"].values if "init" in named(v.knobs) else (None,))]
+STARTS = [
+    (v, init) for v in ADAPTING for init in (named(v.knobs)["init"].values if "init" in named(v.knobs) else (None,))
+]
 
 every = pytest.mark.parametrize("method", ALL, ids=lambda v: v.name)
 adapting = pytest.mark.parametrize("method", ADAPTING, ids=lambda v: v.name)
-every_start = pytest.mark.parametrize(("method", "init"), STARTS, ids=lambda v: v.name if isinstance(v, Variant) else str(v))
+every_start = pytest.mark.parametrize(
+    ("method", "init"), STARTS, ids=lambda v: v.name if isinstance(v, Variant) else str(v)
+)
 
 
 @every
@@ -35,7 +39,9 @@ def test_packed_equals_alone(method: Variant, dtype: torch.dtype, share: float) 
         small.go(alone, 20)
         moved = small.distance(small.leaves(alone, 0), before[k])
         assert moved > 1e-4
-        assert small.distance(small.leaves(pack, k), small.leaves(alone, 0)) <= max(1e-9 if share == 0 else share * moved, 1e-9)
+        assert small.distance(small.leaves(pack, k), small.leaves(alone, 0)) <= max(
+            1e-9 if share == 0 else share * moved, 1e-9
+        )
 
 
 @every_start
@@ -43,9 +49,13 @@ def test_starts_at_the_base_model(method: Variant, init: str | None) -> None:
     trials = small.members(method, [setting | {"init": init} for setting in small.SETTINGS])
     frozen = small.frozen()
     inputs, _ = small.batch(trials, 0)
-    heads = small.start(variant("head_only"), [Member(t.seed, small.values(variant("head_only"))) for t in trials], frozen)
+    heads = small.start(
+        variant("head_only"), [Member(t.seed, small.values(variant("head_only"))) for t in trials], frozen
+    )
     with torch.no_grad():
-        assert torch.allclose(small.start(method, trials, frozen).outputs(inputs), heads.outputs(inputs), rtol=0, atol=1e-12)
+        assert torch.allclose(
+            small.start(method, trials, frozen).outputs(inputs), heads.outputs(inputs), rtol=0, atol=1e-12
+        )
 
 
 @every
@@ -78,7 +88,9 @@ def test_every_trainable_leaf_moves_within_three_steps(method: Variant) -> None:
     small.go(pack, 3)
     for k in range(pack.K):
         after = small.leaves(pack, k)
-        still = [leaf for part in pack.parts for leaf in part.trained.shapes if torch.equal(after[leaf], before[k][leaf])]
+        still = [
+            leaf for part in pack.parts for leaf in part.trained.shapes if torch.equal(after[leaf], before[k][leaf])
+        ]
         assert not still
 
 
@@ -142,7 +154,12 @@ def test_a_refilled_row_trains_as_if_alone(method: Variant) -> None:
     pack.refill(1, trials[0])
     for t in range(STEPS):  # its clock starts over, its neighbours' go on
         rows = [small.batch([m], t if k == 1 else 5 + t) for k, m in enumerate(pack.members)]
-        pack.step(({"input_ids": torch.cat([inputs["input_ids"] for inputs, _ in rows])}, torch.cat([targets for _, targets in rows])))
+        pack.step(
+            (
+                {"input_ids": torch.cat([inputs["input_ids"] for inputs, _ in rows])},
+                torch.cat([targets for _, targets in rows]),
+            )
+        )
     alone = small.start(method, [trials[0]], frozen)
     small.go(alone, STEPS)
     assert small.distance(small.leaves(pack, 1), small.leaves(alone, 0)) <= 1e-9

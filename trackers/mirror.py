@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from study.redact import redact
 from study.trial import Trial
 from trackers.spool import SpoolReader, SpoolWriter
 from trackers.uploader import Uploader
+
+if TYPE_CHECKING:
+    from trackers.mlflow import MlflowTracker
 
 
 class Mirror:
@@ -43,7 +46,7 @@ class Mirror:
         if self._uploader.last_error is None:
             self._open().close_cells(self.study, state)
 
-    def _open(self) -> "MlflowTracker":  # noqa: F821
+    def _open(self) -> "MlflowTracker":
         from trackers.mlflow import MlflowTracker  # imported by the upload thread, while the workers start
 
         return MlflowTracker(self.uri, int(self._created * 1000), self._held)

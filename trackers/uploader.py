@@ -28,7 +28,7 @@ class Uploader:
     """
 
     def __init__(self, reader: SpoolReader, open_mirror: Callable[[], Mirror]) -> None:
-        self.last_error: str | None = None  # one line, without passwords; None again once a failing mirror is reached
+        self.last_error: str | None = None  # why the mirror is behind: one line, no passwords; None while it is reached
         self._reader = reader
         self._open_mirror = open_mirror
         self._mirror: Mirror | None = None
@@ -62,7 +62,7 @@ class Uploader:
                 failing = True
                 self.last_error = _line(error)
             else:
-                self.last_error = None if failing else self.last_error
+                self.last_error = None
                 failing = False
 
     def _upload(self) -> None:
@@ -96,9 +96,9 @@ class Uploader:
                     self._deliver(mirror, [call])
 
     def _reject(self, call: Call, error: Exception) -> None:
-        self.last_error = _line(error)
-        _logger.warning("set aside in %s: %s of %s: %s", REJECTED, call.kind, call.trial.key, self.last_error)
-        entry = call._asdict() | {"trial": vars(call.trial), "error": self.last_error}
+        reason = _line(error)
+        _logger.warning("set aside in %s: %s of %s: %s", REJECTED, call.kind, call.trial.key, reason)
+        entry = call._asdict() | {"trial": vars(call.trial), "error": reason}
         with (self._reader.folder / REJECTED).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 

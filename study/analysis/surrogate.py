@@ -41,6 +41,7 @@ class Surrogate(NamedTuple):
     q2: float  # 1 - squared error of held-out points / variance
     predict: Callable[[Array], Array]  # M C -> M
     draws: Callable[[Array], Array]  # M C -> S M
+    smooth: bool  # a process rather than a forest
 
 
 def better(data: Data) -> Surrogate:
@@ -74,7 +75,9 @@ def gaussian_process(data: Data) -> Surrogate:
         return mean + np.random.default_rng(SEED).normal(size=(DRAWS, len(x))) @ root.T
 
     q2 = held_out(data, lambda some, x: given(some).predict(x))
-    return Surrogate("Gaussian process (Matern 5/2 ARD, white noise), posterior draws", q2, process.predict, draws)
+    return Surrogate(
+        "Gaussian process (Matern 5/2 ARD, white noise), posterior draws", q2, process.predict, draws, True
+    )
 
 
 def hyperparameters(data: Data) -> tuple[Kernel, float]:
@@ -101,7 +104,7 @@ def forest(data: Data) -> Surrogate:
         )
 
     q2 = held_out(data, lambda some, x: given(some, TREES, 0).predict(x))
-    return Surrogate("random forest, refitted to resampled points", q2, given(data, TREES, 0).predict, draws)
+    return Surrogate("random forest, refitted to resampled points", q2, given(data, TREES, 0).predict, draws, False)
 
 
 def resampled(data: Data, generator: np.random.Generator) -> Data:

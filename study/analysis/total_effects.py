@@ -5,6 +5,7 @@ noise, could belong to any factor, so every interval is widened by it: without t
 points alike cover far less than they claim (measured in `benchmarks/coverage.py`).
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from study.space import Choice, Knob, LogFloat
 
 BASE = 2048  # Saltelli's base sample for the surrogate's mean
 BASE_OF_DRAWS = 256  # and for its draws, of which only the difference from the mean is used
+BLOCK = 4096  # points evaluated at once
 SHADOWS = 3  # made-up knobs, for the noise floor
 SEED = 20260204
 
@@ -34,12 +36,21 @@ class Factor(NamedTuple):
     has: Array  # V, 1 where the variant has the knob
 
 
-class Decomposition(NamedTuple):
-    """The shares, and how much of the score they stand for."""
+class StandIn(NamedTuple):
+    """The better surrogate of the cells, and how good it is."""
 
-    shares: Shares
-    q2: float  # of held-out points
+    factors: list[Factor]
+    data: Data
+    scale: float  # score units per unit of the standardised score
+    surrogate: Surrogate
     explainable: float  # 1 - noise / variance of the cells: no surrogate can be better
+
+    @property
+    def missing(self) -> float:
+        """The part of what could be explained that it does not predict at held-out points."""
+        if self.explainable <= 0:
+            return 1.0
+        return min(max(1 - self.surrogate.q2 / self.explainable, 0.0), 1.0)
 
 
 def explainable_part(cell: Cells) -> float:
@@ -47,27 +58,31 @@ def explainable_part(cell: Cells) -> float:
     return max(1 - cell.noise / float(np.nanvar(cell.good)), 0.0)
 
 
-def total_effects(cell: Cells) -> Decomposition:
-    """Sobol indices of the better surrogate of V n cells that are not all equal."""
+def stand_in(cell: Cells) -> StandIn:
+    """Of V n cells that are not all equal."""
     factors = factors_of(cell)
     data, scale = data_of(cell, factors)
-    surrogate, explainable = better(data), explainable_part(cell)
-    missing = min(max(1 - surrogate.q2 / explainable, 0.0), 1.0) if explainable > 0 else 1.0
-    mean = evaluated(lambda x: surrogate.predict(x)[None], factors, BASE)
-    small = evaluated(lambda x: surrogate.predict(x)[None], factors, BASE_OF_DRAWS)
-    draws = evaluated(surrogate.draws, factors, BASE_OF_DRAWS)
-    floor = noise_floor(data, factors, surrogate)
-    first = widened(mean.first[0] + draws.first - small.first, missing, 0.0)
-    total = widened(mean.total[0] + draws.total - small.total, missing, floor)
+    return StandIn(factors, data, scale, better(data), explainable_part(cell))
+
+
+def total_effects(stand: StandIn) -> Shares:
+    """The Sobol indices of a surrogate that predicts something."""
+    factors, surrogate = stand.factors, stand.surrogate
+    count, missing = len(factors), stand.missing
+    mean = sobol.estimates(predicted(surrogate.predict, factors, BASE), count)
+    small = sobol.indices(predicted(surrogate.predict, factors, BASE_OF_DRAWS)[None], count)
+    draws = sobol.indices(surrogate.draws(decoded(factors, sobol.points(count, BASE_OF_DRAWS))), count)
+    floor = noise_floor(stand)
+    first = widened(mean.first + draws.first - small.first, missing + mean.first_error)
+    total = widened(mean.total + draws.total - small.total, missing + mean.total_error + floor)
     names = [factor.name for factor in factors]
-    shares = Shares(
+    return Shares(
         dict(zip(names, first, strict=True)),
         dict(zip(names, total, strict=True)),
         floor,
-        central(scale * np.sqrt(draws.variance)),
+        deviation(stand.scale * np.sqrt(draws.variance), missing),
         f"Sobol indices (SALib) of a {surrogate.method}, widened by the held-out residual",
     )
-    return Decomposition(shares, surrogate.q2, explainable)
 
 
 def factors_of(cell: Cells) -> list[Factor]:
@@ -113,32 +128,38 @@ def snap(u: Array, count: int) -> Array:
     return (np.minimum((u * count).astype(int), count - 1) + 0.5) / count
 
 
-def evaluated(function: Callable[[Array], Array], factors: list[Factor], base: int) -> sobol.Indices:
-    """Indices of functions (M C -> S M) of the encoded factors."""
-    cube = sobol.points(len(factors), base)
-    return sobol.indices(function(decoded(factors, cube)), len(factors))
+def predicted(predict: Callable[[Array], Array], factors: list[Factor], base: int) -> Array:
+    """The surrogate's mean at Saltelli's points, a block of rows at a time: its kernel holds a row per cell."""
+    x = decoded(factors, sobol.points(len(factors), base))
+    return np.concatenate([predict(block) for block in np.array_split(x, -(-len(x) // BLOCK))])
 
 
-def widened(draws: Array, missing: float, floor: float) -> list[Estimate]:
-    """Estimates from draws (S F); `missing` of the variance may belong to this factor, or to all others."""
+def widened(draws: Array, missing: Array) -> list[Estimate]:
+    """Estimates from draws (S F); `missing` (F) of the variance may belong to this factor or to any other."""
     low, value, high = np.percentile(draws, (LEVEL[0], 50, LEVEL[1]), axis=0)
-    low, high = np.clip(low * (1 - missing) - floor, 0, 1), np.clip(high + missing, 0, 1)
-    return [Estimate(*map(float, triple)) for triple in zip(np.clip(value, 0, 1), low, high, strict=True)]
+    columns = (np.clip(column, 0, 1).tolist() for column in (value, low - missing, high + missing))
+    return [Estimate(*triple) for triple in zip(*columns, strict=True)]
 
 
-def noise_floor(data: Data, factors: list[Factor], surrogate: Surrogate) -> float:
+def deviation(draws: Array, missing: float) -> Estimate:
+    """The standard deviation, were the missing part of the variance absent or added."""
+    value, low, high = central(draws)
+    return Estimate(value, float(low or 0) * math.sqrt(1 - missing), float(high or 0) * math.sqrt(1 + missing))
+
+
+def noise_floor(stand: StandIn) -> float:
     """The mean total share that a made-up knob shows, whose values are dealt to the points at random.
 
     Dealing out the target instead would also take away the other knobs' effects: the surrogate then fits pure noise,
     and a "floor" of 20 to 50 % (measured at 64 points) says nothing about a knob beside a real effect.
     """
     generator = np.random.default_rng(SEED)
-    refit = gaussian_process if surrogate.method.startswith("Gaussian") else forest
-    shadowed = [Factor(SHADOW.name, SHADOW, np.ones(len(factors[-1].has))), *factors]
+    data, refit = stand.data, gaussian_process if stand.surrogate.smooth else forest
+    factors = [Factor(SHADOW.name, SHADOW, np.ones(len(stand.factors[-1].has))), *stand.factors]
     shares = []
     for _ in range(SHADOWS):
         shadow = generator.random(data.point.max() + 1)[data.point]
         chance = refit(data._replace(x=np.column_stack([shadow, data.x])))
-        found = evaluated(lambda x, chance=chance: chance.predict(x)[None], shadowed, BASE_OF_DRAWS)
+        found = sobol.indices(predicted(chance.predict, factors, BASE_OF_DRAWS)[None], len(factors))
         shares.append(float(found.total[0, 0]))
     return float(np.mean(shares))

@@ -17,7 +17,7 @@ from study.analysis.finding import POOLED, Estimate, Finding
 from study.analysis.main_effects import Shares, main_effects
 from study.analysis.marginal import focus_refusal, separable
 from study.analysis.plan import Plan
-from study.analysis.total_effects import Decomposition, explainable_part, total_effects
+from study.analysis.total_effects import StandIn, explainable_part, stand_in, total_effects
 from study.analysis.words import number, percent, span, standing, subject_words, unanswered
 from study.space import Knob, LogFloat, Value
 
@@ -46,10 +46,12 @@ def _divide(rows: pd.DataFrame, plan: Plan, task: str, subject: str) -> Finding:
     if reason:
         return unanswered(QUESTION, task, subject, reason, stands)
     least = least_points(cell)
-    found = total_effects(cell) if cell.good.shape[1] >= least else None
-    if found and found.q2 >= Q2_GATE * found.explainable:
-        return finding(found.shares, cell, task, subject, stands | {"q2": found.q2})
-    reason = surrogate_refusal(cell, found, least)
+    stand = stand_in(cell) if cell.good.shape[1] >= least else None
+    reason = surrogate_refusal(cell, stand, least)
+    if stand:
+        stands |= {"q2": stand.surrogate.q2}
+    if stand and not reason:
+        return finding(total_effects(stand), cell, task, subject, stands)
     if subject != POOLED or cell.good.shape[1] < LEAST_POINTS or cell.replicate is None:
         return unanswered(QUESTION, task, subject, reason, stands)
     return finding(main_effects(cell, plan), cell, task, subject, stands, reason)
@@ -81,14 +83,16 @@ def noise_refusal(cell: Cells) -> str | None:
     return f"there is little to explain: settings differ with an SD of {spread}, and seeds alone give {noise}"
 
 
-def surrogate_refusal(cell: Cells, found: Decomposition | None, least: int) -> str:
-    """Why there are no total effects, with advice."""
+def surrogate_refusal(cell: Cells, stand: StandIn | None, least: int) -> str:
+    """Why there are no total effects, with advice; empty where there are."""
     knobs, points = len(separable(cell)), cell.good.shape[1]
-    if found is None:
+    if stand is None:
         return f"{points} points cannot tell combinations of {knobs} knobs apart; {least} would be needed"
+    if stand.missing <= 1 - Q2_GATE:
+        return ""
     return (
-        f"the surrogate predicts {100 * found.q2:.0f} % of the variance of unseen points where "
-        f"{100 * found.explainable:.0f} % could be explained (gate: {100 * Q2_GATE:.0f} % of that); try {2 * points}"
+        f"the surrogate predicts {100 * stand.surrogate.q2:.0f} % of the variance of unseen points where "
+        f"{100 * stand.explainable:.0f} % could be explained (gate: {100 * Q2_GATE:.0f} % of that); try {2 * points}"
     )
 
 

@@ -1,13 +1,17 @@
 """Hugging Face libraries without their notices and progress bars: stdout and stderr belong to our own report."""
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import datasets
 import transformers.utils.logging as transformers_logging
+from tqdm import tqdm
 
 _LIBRARIES = ("transformers", "datasets", "huggingface_hub")
+
+tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system: one that a killed worker leaks with a warning
 
 
 @contextmanager

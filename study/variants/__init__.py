@@ -17,7 +17,7 @@ WAYS = ("init", "forward", "optimizer", "scaling", "reads_output", "merge")  # w
 
 
 def variant(name: str, combine: Sequence[str] = ()) -> Variant:
-    """The variant of that name, put together with others. Raises BadInput with the nearest name, or with the conflict."""
+    """The variant of that name, put together with others. Raises BadInput with the nearest name or the conflict."""
     return reduce(_combined, [_registered(other) for other in combine], _registered(name))
 
 
@@ -37,7 +37,11 @@ def _combined(first: Variant, second: Variant) -> Variant:
     clash += ["the same things"] if second.name in first.name.split("+") else []
     clash += [f"the knob {name}" for name in first.fixed if name in second.fixed]
     if clash:
-        raise BadInput("combine", f"{first.name} and {second.name} both change {' and '.join(clash)}", "methods that change different things")
+        raise BadInput(
+            "combine",
+            f"{first.name} and {second.name} both change {' and '.join(clash)}",
+            "methods that change different things",
+        )
     fixed = {**first.fixed, **second.fixed}
     knobs = named((*first.knobs, *second.knobs))
     changed = {way: other[way] for way in WAYS if other[way] is not lora[way]}

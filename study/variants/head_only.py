@@ -38,4 +38,6 @@ HEAD = Variant(
     reads_output=False,
 )
 
-VARIANT = HEAD._replace(name="head_only", init=lambda site, h, generator: {}, forward=lambda x, y, site, p, h: y, reads_output=True)
+VARIANT = HEAD._replace(
+    name="head_only", init=lambda site, h, generator: {}, forward=lambda x, y, site, p, h: y, reads_output=True
+)

@@ -13,7 +13,7 @@ from study.variants.base import Leaves, Plain, Site
 
 
 def kaiming(site: Site, h: Plain, generator: torch.Generator) -> Leaves:
-    """A uniform in +-1/sqrt(I) (He et al. 2015, arXiv:1502.01852, with a = sqrt 5), B = 0: the reference code's LoRA."""
+    """A uniform in +-1/sqrt(I) (He et al. 2015, arXiv:1502.01852, a = sqrt 5), B = 0: the reference code's LoRA."""
     bound = site.I**-0.5
     return _from_A(site, torch.empty(int(h["rank"]), site.I).uniform_(-bound, bound, generator=generator))
 

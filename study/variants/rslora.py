@@ -1,4 +1,4 @@
-"""rsLoRA: LoRA scaled by alpha / sqrt r, so that a larger rank is not a smaller step (arXiv:2312.03732, theorem 3.2)."""
+"""rsLoRA: scaled by alpha / sqrt r, so that a larger rank is no smaller step (arXiv:2312.03732, theorem 3.2)."""
 
 from study.variants import lora
 from study.variants.base import Axis

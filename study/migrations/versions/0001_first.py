@@ -23,7 +23,9 @@ def upgrade() -> None:
         sa.Column("holder", sa.Text, nullable=False),
         sa.Column("expires", sa.Float, nullable=False),
     )
-    op.create_table("settings", sa.Column("key", sa.String(32), primary_key=True), sa.Column("document", sa.Text, nullable=False))
+    op.create_table(
+        "settings", sa.Column("key", sa.String(32), primary_key=True), sa.Column("document", sa.Text, nullable=False)
+    )
     op.create_table(
         "results",
         sa.Column("key", sa.String(32), sa.ForeignKey("settings.key"), primary_key=True),

@@ -1,0 +1,242 @@
+"""What a report says and in which order: a study's findings and facts in, a page of words, figures and tables out."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import pandas as pd
+
+from dashboards import answer
+from dashboards.charts import looks
+from dashboards.figures import Figure, Scene, Table, of_question, trials_figure
+from study.analysis.finding import POOLED, Finding
+from study.redact import redact
+
+NOTHING = "There is nothing to report yet: no trial of this study has an accepted result."
+
+# In the order of a reader's interest; a question that is not listed follows under its own name.
+TITLES = {
+    "variance": "Which knob matters most?",
+    "response": "Where is a good learning rate?",
+    "sensitivity": "What does it cost not to tune a knob?",
+    "comparison": "Tuned alike, does a variant beat the reference?",
+}
+READINGS = {
+    "variance": "The variance of the score over the declared ranges, divided among the knobs. A share is always a share "
+    "of an SD: a large share of a small SD is a small effect.",
+    "response": "The score over the knob in focus, averaged over the design of all other knobs.",
+    "sensitivity": "What is lost on average by drawing a value at random instead of taking the best one, no result "
+    "counted as worse than the untouched base model (learning-rate sensitivity, Wortsman et al. 2023).",
+    "comparison": "Each variant at its own setting, selected on validation by one rule and one budget, on fresh paired "
+    "seeds and the test split.",
+}
+
+
+class Score(NamedTuple):
+    """What a task is scored by."""
+
+    name: str = "score"
+    better: str = "higher is better"
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything a report is made of; the caller has computed it all."""
+
+    study: str
+    spec: str  # the resolved spec, YAML
+    findings: Sequence[Finding]
+    trials: pd.DataFrame  # a row per accepted result: task, variant, phase, knobs, seed, state, val_score, ...
+    focus: str = "learning_rate"  # the knob that trials are drawn against
+    scores: Mapping[str, Score] = field(default_factory=dict)  # by task
+    method: Mapping[str, str] = field(default_factory=dict)  # how it was done: design, budget, seeds, splits, ...
+    facts: Mapping[str, str | Mapping[str, str]] = field(
+        default_factory=dict
+    )  # provenance: dates, machine, versions, ...
+    failed: Mapping[tuple[str, str], int] = field(default_factory=dict)  # trials without a result, by (task, variant)
+    commands: Sequence[str] = ()  # that reproduce the study
+
+
+class Block(NamedTuple):
+    """One question's answer for one task."""
+
+    heading: str  # the task; empty where the study has one
+    lead: tuple[str, ...]
+    figures: tuple[Figure, ...]
+    table: Table
+    sentences: tuple[str, ...]
+    caveats: tuple[str, ...]
+    refused: str
+
+
+class Section(NamedTuple):
+    """One question."""
+
+    anchor: str
+    title: str
+    reading: str
+    blocks: tuple[Block, ...]
+
+
+class Refusal(NamedTuple):
+    """A question that got no answer, with the reasons in full sentences."""
+
+    title: str
+    sentences: tuple[str, ...]
+
+
+class Page(NamedTuple):
+    """A whole report, in reading order."""
+
+    title: str
+    subtitle: str
+    answer: tuple[answer.Statement, ...]
+    sections: tuple[Section, ...]
+    refusals: tuple[Refusal, ...]
+    method: tuple[tuple[str, str], ...]
+    states: Table
+    facts: tuple[tuple[str, str], ...]
+    commands: str
+    spec: str
+
+    @property
+    def figures(self) -> list[Figure]:
+        """Every figure, in reading order."""
+        return [figure for section in self.sections for block in section.blocks for figure in block.figures]
+
+
+def page(report: ReportData) -> Page:
+    """The report as its reader meets it."""
+    return Page(
+        report.study,
+        subtitle(report),
+        tuple(answer.statements(report.findings))
+        if len(report.trials)
+        else (answer.Statement("Nothing yet.", NOTHING),),
+        tuple(found for question in questions(report.findings) if (found := section(question, report)).blocks),
+        tuple(
+            refusal(question, report.findings)
+            for question in questions(report.findings)
+            if refusals(question, report.findings)
+        ),
+        tuple(report.method.items()),
+        states(report),
+        tuple((name, redact(flat(value))) for name, value in report.facts.items()),
+        redact("\n".join(report.commands)),
+        redact(report.spec),
+    )
+
+
+def subtitle(report: ReportData) -> str:
+    """How large the study is."""
+    trials = report.trials
+    if not len(trials):
+        return "no accepted result yet"
+    tasks, variants = list(trials["task"].unique()), trials["variant"].nunique()
+    return f"{', '.join(tasks)} · {variants} variant{'s' * (variants > 1)} · {len(trials)} trials"
+
+
+def questions(findings: Sequence[Finding]) -> list[str]:
+    """The questions asked: the known ones in our order, then others in theirs."""
+    asked = dict.fromkeys(finding.question for finding in findings)
+    return [*(q for q in TITLES if q in asked), *(q for q in asked if q not in TITLES)]
+
+
+def refusals(question: str, findings: Sequence[Finding]) -> list[Finding]:
+    """The findings in which a gate refused."""
+    return [finding for finding in findings if finding.question == question and not finding.answered]
+
+
+def title_of(question: str) -> str:
+    """The question in a reader's words."""
+    return TITLES.get(question, question.replace("_", " ").capitalize())
+
+
+def section(question: str, report: ReportData) -> Section:
+    """One answered question over all tasks."""
+    tasks = tasks_of(report)
+    blocks = [block(question, task, report, task if len(tasks) > 1 else "") for task in tasks]
+    shown = tuple(block for block in blocks if block.figures or block.table.rows or block.lead or block.sentences)
+    return Section(slug(question), title_of(question), READINGS.get(question, ""), shown)
+
+
+def tasks_of(report: ReportData) -> list[str]:
+    """The tasks in the findings' order."""
+    return list(dict.fromkeys(finding.task for finding in report.findings))
+
+
+def block(question: str, task: str, report: ReportData, heading: str) -> Block:
+    """One question's answer for one task: the pooled words first, then figures and table, then each variant's words."""
+    asked = [finding for finding in report.findings if finding.question == question and finding.task == task]
+    given = [finding for finding in asked if finding.answered]
+    valued = [finding for finding in asked if finding.values]
+    view, at = of_question(question), scene(task, report)
+    figures = view.figures(valued, at) or (
+        trials_figure(report.trials, report.focus, at) if question == "response" else []
+    )
+    return Block(
+        heading,
+        tuple(finding.sentence for finding in given if finding.subject == POOLED),
+        tuple(figures),
+        view.table(valued),
+        tuple(finding.sentence for finding in given if finding.subject != POOLED),
+        tuple(dict.fromkeys(caveat for finding in given for caveat in finding.caveats)),
+        refused(asked),
+    )
+
+
+def refused(findings: Sequence[Finding]) -> str:
+    """For whom there is no answer, in short."""
+    subjects = [finding.subject for finding in findings if not finding.answered]
+    return f"Not answered for {', '.join(subjects)}; the reasons stand below." if subjects else ""
+
+
+def scene(task: str, report: ReportData) -> Scene:
+    """What a task's figures share: names and looks."""
+    score = report.scores.get(task, Score())
+    stems = [slug(name) for name in tasks_of(report)]
+    at = tasks_of(report).index(task)
+    stem = stems[at] if stems.count(stems[at]) == 1 else f"{stems[at]}-{at}"  # one file name per task
+    return Scene(task, stem, score.name, score.better, looks(variants(report)))
+
+
+def variants(report: ReportData) -> list[str]:
+    """The variants in the findings' order, the reference of a comparison first."""
+    subjects = dict.fromkeys(finding.subject for finding in report.findings if finding.subject != POOLED)
+    subjects |= dict.fromkeys(report.trials["variant"]) if len(report.trials) else {}
+    reference = next((str(f.values["reference"]) for f in report.findings if "reference" in f.values), None)
+    return [*(name for name in subjects if name == reference), *(name for name in subjects if name != reference)]
+
+
+def refusal(question: str, findings: Sequence[Finding]) -> Refusal:
+    """A question's refusals."""
+    return Refusal(title_of(question), tuple(finding.sentence for finding in refusals(question, findings)))
+
+
+def states(report: ReportData) -> Table:
+    """Trials by state, a row per cell."""
+    if not len(report.trials) and not report.failed:
+        return Table()
+    count = (
+        report.trials.groupby(["task", "variant", "phase", "state"], sort=False).size().to_dict()
+        if len(report.trials)
+        else {}
+    )
+    columns = [(phase, state) for phase in ("explore", "confirm") for state in ("finished", "diverged")]
+    cells = dict.fromkeys([*((task, variant) for task, variant, _, _ in count), *report.failed])
+    rows = [
+        (*cell, *(str(count.get((*cell, *column), 0)) for column in columns), str(report.failed.get(cell, 0)))
+        for cell in cells
+    ]
+    return Table(("task", "variant", *(f"{phase}: {state}" for phase, state in columns), "failed"), tuple(rows))
+
+
+def flat(value: str | Mapping[str, str]) -> str:
+    """A fact in one line."""
+    return ", ".join(f"{name} {inner}" for name, inner in value.items()) if isinstance(value, Mapping) else str(value)
+
+
+def slug(text: str) -> str:
+    """Fit for a file name and an anchor."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower() or "task"
