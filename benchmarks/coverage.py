@@ -23,7 +23,7 @@ from study.analysis.marginal import marginal
 from study.analysis.response import finding
 from study.analysis.sensitivity import cost
 from study.analysis.total_effects import stand_in, total_effects
-from study.analysis.variance import Q2_GATE
+from study.analysis.variance import Q2_GATE, least_points
 from study.space import Choice, Knob, Levels, LogFloat
 
 TASK = "task"
@@ -32,9 +32,11 @@ RANK, INIT = Levels("rank", (2, 4, 8, 16), 4), Choice("init", ("a", "b", "c", "d
 KNOBS: tuple[Knob, ...] = (RATE, RANK, ALPHA, INIT)
 BEST = {"lora": -2.6, "rslora": -2.7, "lora_plus": -2.9, "dora": -2.6, "pissa": -3.2}
 PLAN = Plan({TASK: "maximize"}, {v: KNOBS[:3] if v == "pissa" else KNOBS for v in BEST})
+ONE = replace(PLAN, knobs={"lora": KNOBS})
 LINE = Plan({TASK: "maximize"}, {"lora": (RATE,)})
 BUMP = Surface(BEST, init={"b": 0.01, "c": -0.01, "d": 0.02}, curvature=0.15)
 PARABOLA = replace(BUMP, curvature=0.03, floor=False)
+SHIFTING = replace(BUMP, seed_shift=0.2)  # decades: what "conditional on these seeds" leaves out
 CLIFF = replace(BUMP, curvature=0.08, cliff=-2.0)
 
 Numbers = Iterable[tuple[str, float, Estimate]]  # name, truth, estimate
@@ -42,11 +44,11 @@ Numbers = Iterable[tuple[str, float, Estimate]]  # name, truth, estimate
 
 def curve_numbers(surface: Surface, plan: Plan, points: int, seeds: int) -> Callable[[np.random.Generator], Numbers]:
     """Best value, window and sensitivity of the pooled response."""
-    true = truth(surface, plan, plan.subjects)
+    true = truth(surface, plan, plan.responsive)
 
     def run(generator: np.random.Generator) -> Numbers:
         cell = cells(
-            explored(simulate(surface, plan, points, seeds, generator), TASK, plan.subjects), plan, TASK, "score"
+            explored(simulate(surface, plan, points, seeds, generator), TASK, plan.responsive), plan, TASK, "score"
         )
         values = finding(marginal(cell, plan, plan.focus), cell, plan, TASK, POOLED).values
         yield "log10 best", true.best, Estimate(*np.log10(values["best"]).tolist())
@@ -58,13 +60,13 @@ def curve_numbers(surface: Surface, plan: Plan, points: int, seeds: int) -> Call
 
 def share_numbers(surface: Surface, plan: Plan, points: int, seeds: int) -> Callable[[np.random.Generator], Numbers]:
     """Shares of variance: main effects of small designs, both indices of larger ones whose gate opens."""
-    true = truth(surface, plan, plan.subjects)
+    true = truth(surface, plan, plan.responsive)
 
     def run(generator: np.random.Generator) -> Numbers:
         cell = cells(
-            explored(simulate(surface, plan, points, seeds, generator), TASK, plan.subjects), plan, TASK, "score"
+            explored(simulate(surface, plan, points, seeds, generator), TASK, plan.responsive), plan, TASK, "score"
         )
-        if points < 32:
+        if points < least_points(cell):
             return compared(true, main_effects(cell, plan))
         stand = stand_in(cell)
         return compared(true, total_effects(stand)) if stand.missing <= 1 - Q2_GATE else []
@@ -81,18 +83,24 @@ def compared(true: Truth, shares: Shares) -> Numbers:
         yield f"{name} ST", true.total[name], estimate
 
 
+SURFACES = {"bump": BUMP, "parabola": PARABOLA, "cliff": CLIFF}
 CASES = {
-    f"{kind}, {shape}, {points} points": make(surface, plan, points, 2)
-    for kind, make, plans, sizes in (
-        ("curve", curve_numbers, {"pooled": PLAN}, (8, 16, 64)),
-        ("curve", curve_numbers, {"line": LINE}, (13,)),
-        ("shares", share_numbers, {"pooled": PLAN}, (8, 16, 64)),
-        ("shares", share_numbers, {"lora": replace(PLAN, knobs={"lora": KNOBS})}, (64, 128)),
-    )
-    for form, surface in (("bump", BUMP), ("parabola", PARABOLA), ("cliff", CLIFF))
-    for where, plan in plans.items()
-    for points in sizes
-    for shape in (f"{form} {where}",)
+    **{
+        f"curve, {name}, {points} points pooled": curve_numbers(surface, PLAN, points, 2)
+        for name, surface in (SURFACES | {"seeds that shift the optimum": SHIFTING}).items()
+        for points in (8, 16, 64)
+    },
+    **{f"curve, {name}, line of 13": curve_numbers(surface, LINE, 13, 3) for name, surface in SURFACES.items()},
+    **{
+        f"shares, {name}, {points} points pooled": share_numbers(surface, PLAN, points, 2)
+        for name, surface in SURFACES.items()
+        for points in (8, 16, 64)
+    },
+    **{
+        f"shares, {name}, {points} points of lora": share_numbers(surface, ONE, points, 2)
+        for name, surface in SURFACES.items()
+        for points in (64, 128)
+    },
 }
 
 
@@ -116,12 +124,10 @@ def report(name: str, run: Callable[[np.random.Generator], Numbers], simulations
     for number, values in found.items():
         true, value, low, high = np.array(values, dtype=float).T
         held = np.mean((low <= true + 1e-9) & (true <= high + 1e-9))
-        print(
-            f"  {number:18} true {true[0]:7.3f}  median {np.median(value):7.3f}  holds {100 * held:5.1f} % of {len(low)}"
-            f"  (too low {100 * np.mean(high < true):4.1f}, too high {100 * np.mean(low > true):4.1f})"
-            f"  width {np.median(high - low):.3f}",
-            flush=True,
-        )
+        off = f"too low {100 * np.mean(high < true):.1f}, too high {100 * np.mean(low > true):.1f}"
+        middle, width = np.median(value), np.median(high - low)
+        print(f"  {number:18} true {true[0]:7.3f}  median {middle:7.3f}  width {width:.3f}", end="  ")
+        print(f"holds {100 * held:5.1f} % of {len(low)} ({off})", flush=True)
 
 
 if __name__ == "__main__":

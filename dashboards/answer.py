@@ -51,7 +51,7 @@ def what_matters(findings: Sequence[Finding]) -> str:
     if shares is None:
         return ""
     if not shares.answered:
-        return " ".join([shares.sentence, by_cost(per_range)]).strip()
+        return " ".join([shares.sentence, by_cost(per_range, per_decade)]).strip()
     ordered = sorted(shares.values["first"].items(), key=lambda item: -item[1].value)
     return " ".join([by_share(ordered, shares), by_decade(ordered[0][0], per_decade)]).strip()
 
@@ -75,11 +75,8 @@ def by_share(ordered: Sequence[tuple[str, Estimate]], shares: Finding) -> str:
     if not others:
         return f"{text}."
     rivals = [name for name, other in others if other.high is None or other.high >= share.low]
-    sure = (
-        f"overlaps that of {', '.join(rivals)}, so the order is not certain"
-        if rivals
-        else "lies above those of all others"
-    )
+    doubt = f"overlaps that of {', '.join(rivals)}, so the order is not certain"
+    sure = doubt if rivals else "lies above those of all others"
     return f"{text}; the next largest is {others[0][0]} with {percent(others[0][1])}. Its interval {sure}."
 
 
@@ -95,16 +92,18 @@ def by_decade(top: str, per_decade: Mapping[str, Estimate]) -> str:
         )
     return (
         f"But over an equal width, one decade around the best value, leaving {first} untuned costs more: "
-        f"{span(per_decade[first])} of score against {span(per_decade[top])}. So the ranking depends on the declared ranges."
+        f"{span(per_decade[first])} of score against {span(per_decade[top])}. "
+        "So the ranking depends on the declared ranges."
     )
 
 
-def by_cost(per_range: Mapping[str, Estimate]) -> str:
-    """What is known about the knobs without shares."""
+def by_cost(per_range: Mapping[str, Estimate], per_decade: Mapping[str, Estimate]) -> str:
+    """What is known about the knobs without shares, by both measures of their cost."""
     if not per_range:
         return ""
     top = next(iter(per_range))
-    return f"Left untuned over its declared range, {top} costs most: {span(per_range[top])} of score."
+    text = f"Left untuned over its declared range, {top} costs most: {span(per_range[top])} of score."
+    return f"{text} {by_decade(top, per_decade)}".strip()
 
 
 def where_good(findings: Sequence[Finding]) -> str:
@@ -129,14 +128,13 @@ def where_good(findings: Sequence[Finding]) -> str:
 
 def best_per_variant(findings: Sequence[Finding]) -> str:
     """The smallest and the largest of the variants' best values, and whether their intervals tell them apart."""
-    found = {
-        f.subject: f.values["best"] for f in findings if f.question == "response" and f.answered and f.values["ranked"]
-    }
-    found.pop(POOLED, None)
+    given = [f for f in findings if f.question == "response" and f.answered and f.subject != POOLED]
+    found: dict[str, Estimate] = {f.subject: f.values["best"] for f in given if f.values["ranked"]}
     if len(found) < 2:
         return ""
     low, high = (pick(found, key=lambda name: found[name].value) for pick in (min, max))
-    apart = found[low].high is not None and found[high].low is not None and found[low].high < found[high].low
+    ceiling, floor = found[low].high, found[high].low
+    apart = ceiling is not None and floor is not None and ceiling < floor
     sure = "their intervals do not overlap" if apart else "but their intervals overlap, so no shift is shown"
     ends = (f"{number(found[name].value)} ({name})" for name in (low, high))
     return f"By variant the best value goes from {' to '.join(ends)}; {sure}."
@@ -164,13 +162,14 @@ def member(finding: Finding) -> str:
 
 def how_sure(findings: Sequence[Finding]) -> str:
     """What everything rests on, and how many questions were refused."""
-    known = next((finding for finding in findings if finding.subject == POOLED and finding.answered), None)
-    if known is None:
+    basis = next(
+        (finding.basis for finding in findings if finding.subject == POOLED and finding.basis.get("runs")), None
+    )
+    if basis is None:
         return ""
-    basis = known.basis
     text = (
         f"{basis['settings']} settings, {basis['seeds']} seeds, {basis['runs']} trials, "
-        f"{basis['diverged']} of them diverged; square brackets are 95 % intervals."
+        f"{basis['diverged']} of them diverged; square brackets are 95 % intervals, conditional on these seeds."
     )
     refused = sum(not finding.answered for finding in findings)
     return f"{text} {refused} of {len(findings)} questions were refused, with reasons below." if refused else text

@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-import pandas as pd
-
 from dashboards.page import ReportData, Score
 from study import spec as specs
 from study import table
@@ -39,9 +37,10 @@ def compose(ledger: Ledger, row: StudyRow) -> ReportData:
         spec=specs.dump(row.spec),
         findings=analyze(trials, plan(spec)) if len(trials) else [],
         trials=trials,
+        focus=spec.focus,
         scores={task.label: _score(task) for task in spec.tasks},
         method=_method(spec),
-        facts=_facts(ledger, row, trials),
+        facts=_facts(ledger, row),
         failed=_failed(ledger, row.name),
         commands=(
             f"lorascope launch {row.name}.yaml",
@@ -84,14 +83,14 @@ def _method(spec: StudySpec) -> dict[str, str]:
     return told
 
 
-def _facts(ledger: Ledger, row: StudyRow, trials: pd.DataFrame) -> dict[str, str | Mapping[str, str]]:
+def _facts(ledger: Ledger, row: StudyRow) -> dict[str, str | Mapping[str, str]]:
     results = list(ledger.results(row.name).values())
     facts: dict[str, str | Mapping[str, str]] = {
         "Created": _date(row.created),
         "Finished": _date(row.finished) if row.finished else "not yet",
         "State": row.state,
         "Wall time": _minutes(row.wall_seconds) + ", all launches together",
-        "CPU time in training": _minutes(float(trials["cpu_seconds"].sum())),
+        "CPU time in training": _minutes(sum(result.cpu_seconds for result in results)),
         "Mirrored to": row.place or "nowhere",
     }
     if results:

@@ -289,7 +289,8 @@ def comparison_figures(findings: Sequence[Finding], scene: Scene) -> list[Figure
     axis = f"test {scene.score} minus that of {reference} ({scene.better})"
     caption = (
         f"Paired difference from {reference} on the test split, each variant at the setting selected on validation, "
-        f"with its 95 % interval (a hollow mark has none). Tinted: differences below the margin of {margin:g}, which count as equal."
+        f"with its 95 % interval (a hollow mark has none). Tinted: differences below the margin of {margin:g}, "
+        "which count as equal."
     )
     return [Figure(f"comparison-{scene.name}", title, caption, (charts.differences(marks, margin, scene.looks, axis),))]
 

@@ -1,6 +1,7 @@
 """What a report says and in which order: a study's findings and facts in, a page of words, figures and tables out."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -23,14 +24,17 @@ TITLES = {
     "comparison": "Tuned alike, does a variant beat the reference?",
 }
 READINGS = {
-    "variance": "The variance of the score over the declared ranges, divided among the knobs. A share is always a share "
-    "of an SD: a large share of a small SD is a small effect.",
+    "variance": "The variance of the score over the declared ranges, divided among the knobs. A share is always a "
+    "share of an SD: a large share of a small SD is a small effect.",
     "response": "The score over the knob in focus, averaged over the design of all other knobs.",
     "sensitivity": "What is lost on average by drawing a value at random instead of taking the best one, no result "
     "counted as worse than the untouched base model (learning-rate sensitivity, Wortsman et al. 2023).",
     "comparison": "Each variant at its own setting, selected on validation by one rule and one budget, on fresh paired "
     "seeds and the test split.",
 }
+
+
+Cell = tuple[str, str]  # task, variant
 
 
 class Score(NamedTuple):
@@ -51,10 +55,8 @@ class ReportData:
     focus: str = "learning_rate"  # the knob that trials are drawn against
     scores: Mapping[str, Score] = field(default_factory=dict)  # by task
     method: Mapping[str, str] = field(default_factory=dict)  # how it was done: design, budget, seeds, splits, ...
-    facts: Mapping[str, str | Mapping[str, str]] = field(
-        default_factory=dict
-    )  # provenance: dates, machine, versions, ...
-    failed: Mapping[tuple[str, str], int] = field(default_factory=dict)  # trials without a result, by (task, variant)
+    facts: Mapping[str, str | Mapping[str, str]] = field(default_factory=dict)  # dates, machine, versions, ...
+    failed: Mapping[Cell, int] = field(default_factory=dict)  # trials without a result
     commands: Sequence[str] = ()  # that reproduce the study
 
 
@@ -108,24 +110,26 @@ class Page(NamedTuple):
 
 def page(report: ReportData) -> Page:
     """The report as its reader meets it."""
+    asked = questions(report.findings)
     return Page(
         report.study,
         subtitle(report),
-        tuple(answer.statements(report.findings))
-        if len(report.trials)
-        else (answer.Statement("Nothing yet.", NOTHING),),
-        tuple(found for question in questions(report.findings) if (found := section(question, report)).blocks),
-        tuple(
-            refusal(question, report.findings)
-            for question in questions(report.findings)
-            if refusals(question, report.findings)
-        ),
+        short_answer(report),
+        tuple(found for question in asked if (found := section(question, report)).blocks),
+        tuple(found for question in asked if (found := refusal(question, report.findings)).sentences),
         tuple(report.method.items()),
         states(report),
         tuple((name, redact(flat(value))) for name, value in report.facts.items()),
         redact("\n".join(report.commands)),
         redact(report.spec),
     )
+
+
+def short_answer(report: ReportData) -> tuple[answer.Statement, ...]:
+    """What a reader with one minute takes home."""
+    if not len(report.trials):
+        return (answer.Statement("Nothing yet.", NOTHING),)
+    return tuple(answer.statements(report.findings))
 
 
 def subtitle(report: ReportData) -> str:
@@ -141,11 +145,6 @@ def questions(findings: Sequence[Finding]) -> list[str]:
     """The questions asked: the known ones in our order, then others in theirs."""
     asked = dict.fromkeys(finding.question for finding in findings)
     return [*(q for q in TITLES if q in asked), *(q for q in asked if q not in TITLES)]
-
-
-def refusals(question: str, findings: Sequence[Finding]) -> list[Finding]:
-    """The findings in which a gate refused."""
-    return [finding for finding in findings if finding.question == question and not finding.answered]
 
 
 def title_of(question: str) -> str:
@@ -172,9 +171,9 @@ def block(question: str, task: str, report: ReportData, heading: str) -> Block:
     given = [finding for finding in asked if finding.answered]
     valued = [finding for finding in asked if finding.values]
     view, at = of_question(question), scene(task, report)
-    figures = view.figures(valued, at) or (
-        trials_figure(report.trials, report.focus, at) if question == "response" else []
-    )
+    figures = view.figures(valued, at)
+    if question == "response" and not figures:
+        figures = trials_figure(report.trials, report.focus, at)
     return Block(
         heading,
         tuple(finding.sentence for finding in given if finding.subject == POOLED),
@@ -210,26 +209,26 @@ def variants(report: ReportData) -> list[str]:
 
 
 def refusal(question: str, findings: Sequence[Finding]) -> Refusal:
-    """A question's refusals."""
-    return Refusal(title_of(question), tuple(finding.sentence for finding in refusals(question, findings)))
+    """A question's refusals, for every subject that a gate closed on."""
+    refused = (finding.sentence for finding in findings if finding.question == question and not finding.answered)
+    return Refusal(title_of(question), tuple(refused))
 
 
 def states(report: ReportData) -> Table:
     """Trials by state, a row per cell."""
-    if not len(report.trials) and not report.failed:
-        return Table()
-    count = (
-        report.trials.groupby(["task", "variant", "phase", "state"], sort=False).size().to_dict()
-        if len(report.trials)
-        else {}
-    )
     columns = [(phase, state) for phase in ("explore", "confirm") for state in ("finished", "diverged")]
+    rows = report.trials[["task", "variant", "phase", "state"]].itertuples(index=False, name=None)
+    count = Counter((task, variant, phase, state) for task, variant, phase, state in rows)
     cells = dict.fromkeys([*((task, variant) for task, variant, _, _ in count), *report.failed])
-    rows = [
-        (*cell, *(str(count.get((*cell, *column), 0)) for column in columns), str(report.failed.get(cell, 0)))
-        for cell in cells
-    ]
-    return Table(("task", "variant", *(f"{phase}: {state}" for phase, state in columns), "failed"), tuple(rows))
+    heads = ("task", "variant", *(f"{phase}: {state}" for phase, state in columns), "failed")
+    return Table(
+        heads, tuple((*cell, *counts(cell, columns, count), str(report.failed.get(cell, 0))) for cell in cells)
+    )
+
+
+def counts(cell: Cell, columns: Sequence[tuple[str, str]], count: Mapping[tuple[str, ...], int]) -> list[str]:
+    """How many of a cell's trials are in each (phase, state)."""
+    return [str(count.get((*cell, *column), 0)) for column in columns]
 
 
 def flat(value: str | Mapping[str, str]) -> str:

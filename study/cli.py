@@ -178,12 +178,11 @@ def validate(spec: SpecArgument, home: HomeOption = None, storage: StorageOption
     """Check a spec, its model and its data, and print the study it stands for: cells, trials, packs, time."""
     from study import session
     from study import spec as specs
-    from study.worker import prepare
 
     place = _home(home)
     ledger = _ledger(place, storage)
     asked = session.admit(ledger, specs.load(spec), str(spec))
-    prepared = {task.label: prepare(task, place.cache) for task in asked.tasks}
+    prepared = session.prepared(asked, place.cache, str(spec))
     models = session.check_ranks(asked, prepared, str(spec))
     cells = session.estimate(asked, ledger.study(asked.name), models, prepared)
     sys.stdout.write(specs.dump(specs.resolved(asked)))
@@ -275,12 +274,12 @@ def _run(asked: "StudySpec", where: str, home: "Home", storage: str | None, trac
     from study.engines.local import Local
     from study.hardware import provenance
     from study.progress import Progress
-    from study.worker import Setup, prepare
+    from study.worker import Setup
 
     ledger = _ledger(home, storage)
     asked = session.admit(ledger, asked, where)
     uri = _tracking(tracking_uri, ledger.study(asked.name), home)
-    prepared = {task.label: prepare(task, home.cache) for task in asked.tasks}
+    prepared = session.prepared(asked, home.cache, where)
     session.check_ranks(asked, prepared, where)
     ledger.create_study(asked.name, specs.resolved(asked), [])
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill stops as cleanly as Ctrl-C
@@ -317,7 +316,7 @@ def _mirroring(ledger: "Ledger", lease: "Lease", uri: str, home: "Home") -> Iter
     try:
         yield mirror
     finally:
-        mirror.close("finished" if lease.state == "done" else "stopped")
+        mirror.close("stopped" if lease.state == "stopped" else "finished")
 
 
 def _drain(mirror: "Mirror", controller: "Controller") -> None:
@@ -403,14 +402,14 @@ def _ledger(home: "Home", storage: str | None) -> "Ledger":
 
 def _tracking(given: str | None, row: "StudyRow | None", home: "Home") -> str:
     """Where to mirror: as asked, else where the study was mirrored before, else the home's own store."""
-    from study.redact import secret
+    from study.redact import redact, secret
 
     asked = given or os.environ.get("LORASCOPE_TRACKING_URI")
     uri = secret(asked) if asked else (row.place if row and row.place else home.tracking)
     if "***" in uri:
         raise BadInput("--tracking-uri", "is missing", f"this study is mirrored to {uri}, whose password is not kept")
     if not uri.startswith(("http://", "https://", "sqlite:///", "postgresql")):
-        raise BadInput("--tracking-uri", repr(uri), "http://..., https://..., sqlite:///..., postgresql://...")
+        raise BadInput("--tracking-uri", repr(redact(uri)), "http://..., https://..., sqlite:///..., postgresql://...")
     return uri
 
 
@@ -448,10 +447,10 @@ def _print_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequenc
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in columns:
         number = all(isinstance(row[column], int | float) for row in rows)
-        table.add_column(column, justify="right" if number else "left", overflow="fold")
+        table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=column == columns[0])
     for row in rows:
         table.add_row(*("" if row[column] is None else str(row[column]) for column in columns))
     Console().print(table)

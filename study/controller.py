@@ -116,9 +116,8 @@ class Proposer:
         key = self.cell.trial(values, "explore", 0).key
         if key in self.asked:
             return
-        varied = {name: value for name, value in values.items() if name in self.distributions}
-        if all(_inside(self.distributions[name], value) for name, value in varied.items()):
-            self.study.enqueue_trial(varied)
+        if all(_inside(knob, values[knob.name]) for knob in self.cell.space.varied):
+            self.study.enqueue_trial({knob.name: values[knob.name] for knob in self.cell.space.varied})
             self.asked[key] = (self.study.ask(self.distributions), values)
 
     def propose(self, most: int) -> None:
@@ -154,19 +153,13 @@ class Proposer:
 
 
 def _distribution(knob: Knob) -> BaseDistribution:
-    return (
-        FloatDistribution(knob.low, knob.high, log=True)
-        if isinstance(knob, LogFloat)
-        else CategoricalDistribution(knob.values)
-    )
+    if isinstance(knob, LogFloat):
+        return FloatDistribution(knob.low, knob.high, log=True)
+    return CategoricalDistribution(knob.values)
 
 
-def _inside(distribution: BaseDistribution, value: Value) -> bool:
-    return (
-        value in distribution.choices
-        if isinstance(distribution, CategoricalDistribution)
-        else distribution._contains(value)
-    )
+def _inside(knob: Knob, value: Value) -> bool:
+    return knob.low <= float(value) <= knob.high if isinstance(knob, LogFloat) else value in knob.values
 
 
 def _rounded(value: Value) -> Value:

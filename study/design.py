@@ -12,7 +12,7 @@ import numpy
 from scipy.stats import qmc
 
 from study.errors import BadInput
-from study.space import LogFloat, Space, Value
+from study.space import Space, Value
 
 DESIGN_WIDTH = 32
 
@@ -46,10 +46,3 @@ def _sobol(points: int, seed: int) -> numpy.ndarray:
     """The first `points` of the scrambled sequence: a longer table begins with the shorter one."""
     sequence = qmc.Sobol(DESIGN_WIDTH, scramble=True, rng=numpy.random.default_rng(seed))
     return sequence.random_base2(math.ceil(math.log2(max(points, 2))))[:points]
-
-
-def size(kind: str, points: int, space: Space) -> int:
-    """How many settings a design has for one variant, before equal ones are merged."""
-    if kind != "grid":
-        return points
-    return math.prod(points if isinstance(knob, LogFloat) else len(knob.values) for knob in space.varied)

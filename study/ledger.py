@@ -250,7 +250,7 @@ class Ledger:
         query = sa.select(*columns).distinct().join(memberships, joined).where(memberships.c.study == study)
         with self.engine.connect() as connection:
             rows = connection.execute(query).mappings().all()
-        return {(row["key"], row["seed"]): _result(row, {}) for row in rows}
+        return {(row["key"], row["seed"]): _result(dict(row)) for row in rows}
 
     def curves(self, key: str, seed: int) -> Curves:
         """The curves of one result, by name: (step, value) pairs."""
@@ -355,9 +355,9 @@ class Writer:
 _RESULT_FIELDS = frozenset(c.name for c in results.c) - {"curves", "provenance", "accepted", "diverged"}
 
 
-def _result(row: Mapping[str, Any], curves: Curves) -> Result:
+def _result(row: Mapping[str, Any]) -> Result:
     fields = {name: row[name] for name in _RESULT_FIELDS}
-    return Result(**fields, curves=curves, provenance=json.loads(row["provenance"]))
+    return Result(**fields, provenance=json.loads(row["provenance"]))
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

@@ -155,7 +155,7 @@ class Part:
 
     def _draw(self, member: Member) -> dict[Leaf, Tensor]:
         h = _with_scale(self.variant, member.values)
-        drawn = {}
+        drawn: dict[Leaf, Tensor] = {}
         for site in self.sites:
             leaves = self.variant.init(site, h, generator(member.seed, site.name, self.variant.name))
             drawn |= {(site.name, name): leaf.to(self.dtype) for name, leaf in leaves.items()}
@@ -195,7 +195,7 @@ class Pack:
     def outputs(self, inputs: dict[str, Tensor]) -> Tensor:
         """The model's answer for K B examples, trials outermost: K B C. Raises NotPackable."""
         rows = len(next(iter(inputs.values())))
-        layers = {}
+        layers: dict[str, Callable[[Tensor], Tensor]] = {}
         for part in self.parts:
             views = part.views()
             layers |= {site.name: self._lift(part, site, views[site.name], rows) for site in part.sites}

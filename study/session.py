@@ -2,8 +2,10 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +16,10 @@ from study.errors import BadInput
 from study.hardware import cores, fast_dtype
 from study.ledger import Ledger, StudyRow
 from study.pack import Frozen, StandIn
-from study.space import LogFloat, named
-from study.spec import Compute, StudySpec, space
+from study.space import Knob, Levels, LogFloat, Space, Value, named
+from study.spec import Compute, StudySpec, TaskSpec, parse, space
 from study.tasks.base import Prepared
-from study.worker import COMPUTE_DTYPES
+from study.worker import COMPUTE_DTYPES, prepare
 
 EFFICIENCY = 0.75  # of a step's matrix products against the same products alone; measured on MiniLM, batch 8
 START_SECONDS = 15.0  # until workers have imported their libraries and loaded a model
@@ -55,16 +57,27 @@ def admit(ledger: Ledger, asked: StudySpec, where: str) -> StudySpec:
 
 def differences(old: StudySpec, new: StudySpec) -> list[tuple[str, Any, Any]]:
     """Where `new` asks for something else than `old`, and not only for more: (key path, old, new)."""
-    before, after = _settled(old), _settled(new)
+    return _changed_fields(old, new) + _shrunk(old, new) + _changed_knobs(old, new)
+
+
+def _changed_fields(old: StudySpec, new: StudySpec) -> list[tuple[str, Any, Any]]:
+    """What may not change at all, and did."""
+    shared = {task.label for task in old.tasks} & {task.label for task in new.tasks}
+    before, after = _settled(old, shared), _settled(new, shared)
     found = [(path, before.get(path), after.get(path)) for path in {**before, **after}]
-    return [entry for entry in found if entry[1] != entry[2]] + _narrowed(old, new) + _changed_knobs(old, new)
+    return [(path, was, now) for path, was, now in found if was != now]
 
 
-def _settled(spec: StudySpec) -> dict[str, Any]:
-    """What may not change, by key path. `workers` and `pack_size` may."""
-    document = {"tasks": {task.label: task.model_dump() for task in spec.tasks}}
-    document["design"] = {"kind": spec.design.kind, "seed": spec.design.seed}
-    return _flat(document | {"focus": spec.focus, "margin": spec.margin, "compute": {"dtype": spec.compute.dtype}})
+def _settled(spec: StudySpec, tasks: Collection[str]) -> dict[str, Any]:
+    """The values of these fields by key path, and of these tasks."""
+    document = {
+        "tasks": {task.label: task.model_dump() for task in spec.tasks if task.label in tasks},
+        "focus": spec.focus,
+        "design": {"kind": spec.design.kind, "seed": spec.design.seed},
+        "margin": spec.margin,
+        "compute": {"dtype": spec.compute.dtype},
+    }
+    return _flat(document) | {"tasks": sorted(task.label for task in spec.tasks)}
 
 
 def _flat(document: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -75,29 +88,26 @@ def _flat(document: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     return found
 
 
-def _narrowed(old: StudySpec, new: StudySpec) -> list[tuple[str, Any, Any]]:
-    """What may only grow, and shrank."""
-    found: list[tuple[str, Any, Any]] = []
-    listed = [("phases", old.phases, new.phases)]
-    listed += [("variants", tuple(v.label for v in old.variants), tuple(v.label for v in new.variants))]
-    found += [(path, list(before), list(after)) for path, before, after in listed if not set(before) <= set(after)]
+def _shrunk(old: StudySpec, new: StudySpec) -> list[tuple[str, Any, Any]]:
+    """What may only grow, and did not."""
+    listed: list[tuple[str, Any, Any]] = [("phases", list(old.phases), list(new.phases))]
+    listed += [("variants", [chosen.label for chosen in old.variants], [chosen.label for chosen in new.variants])]
+    seeds = zip(old.seeds.model_dump().items(), new.seeds.model_dump().values(), strict=True)
     counted = [("design.points", old.design.points, new.design.points)]
-    counted += [(f"seeds.{phase}", old.seeds.count(phase), new.seeds.count(phase)) for phase in ("explore", "confirm")]
-    return found + [(path, before, after) for path, before, after in counted if after < before]
+    counted += [(f"seeds.{phase}", was, now) for (phase, was), now in seeds]
+    found = [(path, was, now) for path, was, now in listed if not set(was) <= set(now)]
+    return found + [(path, was, now) for path, was, now in counted if now < was]
 
 
 def _changed_knobs(old: StudySpec, new: StudySpec) -> list[tuple[str, Any, Any]]:
-    """Knobs of the old variants that mean something else now; a list that only gained levels does not."""
+    """Knobs of the variants there were that mean something else now, wherever they are written."""
     found: dict[str, tuple[Any, Any]] = {}
-    chosen = {variant.label: variant for variant in new.variants}
-    for variant in old.variants:
-        if variant.label in chosen:
-            before, after = (_ways(space(spec, each)) for spec, each in ((old, variant), (new, chosen[variant.label])))
-            own = {*variant.knobs, *chosen[variant.label].knobs}
-            for name in before:
-                if before[name] != after[name] and not _more_levels(before[name], after[name]):
-                    path = f"variants.{variant.label}.knobs.{name}" if name in own else f"knobs.{name}"
-                    found[path] = (_written(before[name]), _written(after[name]))
+    later = {chosen.label: chosen for chosen in new.variants}
+    for was, now in ((chosen, later[chosen.label]) for chosen in old.variants if chosen.label in later):
+        before, after = _ways(space(old, was)), _ways(space(new, now))
+        for name in (name for name in before if not _kept(before[name], after[name])):
+            place = f"variants.{was.label}.knobs" if name in {**was.knobs, **now.knobs} else "knobs"
+            found[f"{place}.{name}"] = (_written(before[name]), _written(after[name]))
     return [(path, *values) for path, values in found.items()]
 
 
@@ -106,10 +116,10 @@ def _ways(cell: Space) -> dict[str, Knob | Value]:
     return {**cell.fixed, **named(cell.varied)}
 
 
-def _more_levels(before: Knob | Value, after: Knob | Value) -> bool:
-    """Whether every value there was is still one of the levels."""
-    if isinstance(before, LogFloat) or not isinstance(after, Levels):
-        return False
+def _kept(before: Knob | Value, after: Knob | Value) -> bool:
+    """Whether the knob is the same, or every value it had is still one of its levels."""
+    if before == after or isinstance(before, LogFloat) or not isinstance(after, Levels):
+        return before == after
     return set(before.values if isinstance(before, Levels) else [before]) <= set(after.values)
 
 
@@ -117,24 +127,53 @@ def _written(way: Knob | Value) -> Any:
     """As a spec would write it."""
     if isinstance(way, LogFloat):
         return [way.low, way.high]
-    return list(way.values) if isinstance(way, Levels) else way
+    if not isinstance(way, Levels):
+        return way
+    like_a_range = len(way.values) == 2 and isinstance(way.values[0], float)
+    return {"levels": list(way.values)} if like_a_range else list(way.values)
+
+
+def prepared(spec: StudySpec, cache: Path, where: str) -> dict[str, Prepared]:
+    """Each task's data and model, by label. Raises BadInput that says which field of which task they cannot follow."""
+    found = {}
+    for at, task in enumerate(spec.tasks):
+        with _of_task(where, at):
+            found[task.label] = prepare(task, cache)
+    return found
 
 
 def check_ranks(spec: StudySpec, prepared: Mapping[str, Prepared], where: str) -> dict[str, Frozen]:
     """Each task's frozen model, by label. Raises BadInput where a rank exceeds the smaller side of a target layer."""
     models = {}
-    for task in spec.tasks:
-        model, heads = prepared[task.label].load(torch.float32, "sdpa")
-        frozen = models[task.label] = Frozen(model, task.targets, heads)
+    for at, task in enumerate(spec.tasks):
+        with _of_task(where, at):
+            model, heads = prepared[task.label].load(torch.float32, "sdpa")
+            frozen = models[task.label] = Frozen(model, task.targets, heads)
         smallest = min(frozen.sites, key=lambda site: min(site.I, site.O))
         side = min(smallest.I, smallest.O)
         for chosen in spec.variants:
-            cell = space(spec, chosen)
-            ranks = next((knob.grid(0) for knob in cell.varied if knob.name == "rank"), [cell.fixed.get("rank", 1)])
-            if max(ranks) > side:
+            rank = _largest_rank(space(spec, chosen))
+            if rank > side:
+                path = f"variants.{chosen.label}.knobs.rank" if "rank" in chosen.knobs else "knobs.rank"
                 allowed = f"at most {side}, the smaller side of {smallest.name}"
-                raise BadInput(f"{where}: knobs.rank", f"{max(ranks)} for {chosen.label} on {task.label}", allowed)
+                raise BadInput(f"{where}: {path}", f"{rank:g} for {chosen.label} on {task.label}", allowed)
     return models
+
+
+@contextmanager
+def _of_task(where: str, at: int) -> Iterator[None]:
+    """What cannot be used inside is told with the file and the task it stands in."""
+    try:
+        yield
+    except BadInput as error:
+        joint = "." if error.where.partition(".")[0] in TaskSpec.model_fields else ": "
+        raise BadInput(f"{where}: tasks.{at}{joint}{error.where}", error.problem, error.allowed) from None
+
+
+def _largest_rank(cell: Space) -> int:
+    """0 where the variant has no rank."""
+    ranks = next((knob.grid(0) for knob in cell.varied if knob.name == "rank"), [cell.fixed.get("rank", 0)])
+    return max(int(rank) for rank in ranks)
 
 
 def workers(spec: StudySpec) -> int:
@@ -146,39 +185,35 @@ def estimate(
     spec: StudySpec, row: StudyRow | None, models: Mapping[str, Frozen], prepared: Mapping[str, Prepared]
 ) -> list[Estimate]:
     """What every cell will cost here, from this machine's speed at matrix products."""
-    rate = gemm_rate(COMPUTE_DTYPES[spec.compute.dtype])
+    rate = gemm_rate(COMPUTE_DTYPES[spec.compute.dtype]) * EFFICIENCY * workers(spec)
     columns = design.owners(row.columns if row else [], [space(spec, chosen) for chosen in spec.variants])
+    width = CPU_PACK_SIZE if spec.compute.pack_size == "auto" else spec.compute.pack_size
+    confirm = spec.seeds.confirm * ("confirm" in spec.phases)
     found = []
     for task in spec.tasks:
-        layers = [
-            module for module in models[task.label].model.modules() if isinstance(module, torch.nn.Linear | StandIn)
-        ]
-        weights = sum(layer.weight.numel() for layer in layers)
-        splits = prepared[task.label].splits
-        per_step = 4 * task.budget.batch_size * task.budget.length * weights  # forward, and the gradient of the input
-        validation = 2 * len(splits["validation"]) * task.budget.length * weights
-        test = 2 * len(splits["test"]) * task.budget.length * weights
+        trial, test = _work(task, models[task.label], prepared[task.label])
         for chosen in spec.variants:
-            cell = space(spec, chosen)
-            if spec.design.kind == "tpe":
-                settings = spec.design.points
-            else:
-                settings = len(design.settings(spec.design.kind, spec.design.points, spec.design.seed, columns, cell))
-            explore, confirm = settings * spec.seeds.explore, spec.seeds.confirm * ("confirm" in spec.phases)
-            work = (explore + confirm) * (task.budget.steps * per_step + validation) + confirm * test
-            width = CPU_PACK_SIZE if spec.compute.pack_size == "auto" else spec.compute.pack_size
+            settings = _settings(spec, columns, space(spec, chosen))
+            explore = settings * spec.seeds.explore
+            seconds = ((explore + confirm) * trial + confirm * test) / rate
             packs = math.ceil(explore / width) + math.ceil(confirm / width)
-            found.append(
-                Estimate(
-                    task.label,
-                    chosen.label,
-                    settings,
-                    explore + confirm,
-                    packs,
-                    work / rate / EFFICIENCY / workers(spec),
-                )
-            )
+            found.append(Estimate(task.label, chosen.label, settings, explore + confirm, packs, seconds))
     return found
+
+
+def _work(task: TaskSpec, frozen: Frozen, prepared: Prepared) -> tuple[int, int]:
+    """FLOP of one trial with its validation, and of one look at the test split."""
+    layers = [module for module in frozen.model.modules() if isinstance(module, torch.nn.Linear | StandIn)]
+    example = 2 * task.budget.length * sum(layer.weight.numel() for layer in layers)  # one forward
+    train = 2 * task.budget.steps * task.budget.batch_size * example  # forward, and the gradient of the input
+    return train + len(prepared.splits["validation"]) * example, len(prepared.splits["test"]) * example
+
+
+def _settings(spec: StudySpec, columns: Sequence[str], cell: Space) -> int:
+    """How many settings one variant is tried at."""
+    if spec.design.kind == "tpe":
+        return spec.design.points
+    return len(design.settings(spec.design.kind, spec.design.points, spec.design.seed, columns, cell))
 
 
 def gemm_rate(dtype: torch.dtype, seconds: float = 0.3) -> float:

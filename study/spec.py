@@ -225,7 +225,7 @@ def space(spec: StudySpec, chosen: VariantSpec) -> Space:
     asked += [(own, name, given) for name, given in chosen.knobs.items()]  # these win
     narrowed = {name: narrow(declared[name], given, f"{place}.{name}") for place, name, given in asked}
     varied = tuple(knob for knob in narrowed.values() if isinstance(knob, LogFloat | Levels))
-    fixed = {name: knob.default for name, knob in declared.items()} | dict(method.fixed)
+    fixed = {name: knob.default for name, knob in declared.items()}
     fixed |= {name: value for name, value in narrowed.items() if not isinstance(value, LogFloat | Levels)}
     return Space(varied, {name: value for name, value in fixed.items() if name not in {knob.name for knob in varied}})
 

@@ -7,8 +7,7 @@ import pandas
 
 from study.ledger import Ledger, StudyRow
 
-BEFORE_KNOBS = ("task", "variant", "phase")
-AFTER_KNOBS = (
+NUMBERS = (
     "seed",
     "state",
     "val_score",
@@ -20,46 +19,26 @@ AFTER_KNOBS = (
     "steps",
     "cpu_seconds",
 )
-IDENTITY = ("key", "mlflow_run_id")
+COSTS = ("trainable", "peak_memory")
 COUNTS = ("asked", "finished", "diverged", "failed", "missing")
 
 
 def trials(ledger: Ledger, study: str) -> pandas.DataFrame:
-    """task, variant, phase, one column per knob, the numbers, key and mlflow_run_id; in the study's order."""
-    results = ledger.results(study)
-    row = ledger.study(study)
+    """task, variant, phase, one column per knob, NUMBERS, COSTS, key and mlflow_run_id; in the study's order."""
+    results, row = ledger.results(study), ledger.study(study)
     runs = ledger.run_ids(study, row.place) if row else {}
-    knobs: dict[str, None] = {}
+    done = [trial for trial in ledger.trials(study) if (trial.key, trial.seed) in results]
     rows = []
-    for trial in ledger.trials(study):
-        result = results.get((trial.key, trial.seed))
-        if result is None:
-            continue
-        knobs |= dict.fromkeys(trial.values)
-        numbers = {
-            "seed": trial.seed,
-            "state": result.state,
-            "val_score": result.val_score,
-            "val_loss": result.val_loss,
-            "test_score": result.test_score,
-            "loss0": result.loss0,
-            "score0": result.score0,
-            "diverged": result.diverged,
-            "steps": result.steps,
-            "cpu_seconds": result.cpu_seconds,
-            "trainable": result.trainable,
-            "peak_memory": result.peak_memory,
-        }
+    for trial in done:
+        result = results[trial.key, trial.seed]
+        fields = vars(result) | {"diverged": result.diverged}
+        cell = {"task": trial.task, "variant": trial.variant, "phase": trial.phase}
+        numbers = {name: fields[name] for name in (*NUMBERS, *COSTS)}
         identity = {"key": trial.key, "mlflow_run_id": runs.get((trial.key, trial.seed))}
-        rows.append(
-            {"task": trial.task, "variant": trial.variant, "phase": trial.phase}
-            | dict(trial.values)
-            | numbers
-            | identity
-        )
-    columns = [*BEFORE_KNOBS, *knobs, *AFTER_KNOBS, "trainable", "peak_memory", *IDENTITY]
-    table = pandas.DataFrame(rows, columns=columns)
-    return table.astype({"test_score": float})
+        rows.append(cell | dict(trial.values) | numbers | identity)
+    knobs = dict.fromkeys(name for trial in done for name in trial.values)
+    columns = ["task", "variant", "phase", *knobs, *NUMBERS, *COSTS, "key", "mlflow_run_id"]
+    return pandas.DataFrame(rows, columns=columns).astype({"test_score": float})
 
 
 def progress(ledger: Ledger, row: StudyRow) -> dict[str, Any]:
@@ -67,17 +46,13 @@ def progress(ledger: Ledger, row: StudyRow) -> dict[str, Any]:
     results, failed = ledger.results(row.name), ledger.failed(row.name)
     cells: dict[tuple[str, str, str], Counter[str]] = {}
     for trial in ledger.trials(row.name):
-        counts = cells.setdefault((trial.task, trial.variant, trial.phase), Counter())
-        result = results.get((trial.key, trial.seed))
-        state = result.state if result else "failed" if (trial.key, trial.seed) in failed else "missing"
-        counts.update(("asked", state))
-    total = sum(cells.values(), Counter())
+        at = (trial.key, trial.seed)
+        state = results[at].state if at in results else "failed" if at in failed else "missing"
+        cells.setdefault((trial.task, trial.variant, trial.phase), Counter()).update(("asked", state))
+    by_cell = [dict(zip(("task", "variant", "phase"), cell, strict=True)) | _counts(c) for cell, c in cells.items()]
     interrupted = row.state == "running" and ledger.lease_left(row.name) < 0
-    state = "interrupted" if interrupted else row.state
-    by_cell = [
-        dict(zip(("task", "variant", "phase"), cell, strict=True)) | _counts(counts) for cell, counts in cells.items()
-    ]
-    return {"study": row.name, "state": state, "tracking": row.place} | _counts(total) | {"cells": by_cell}
+    study = {"study": row.name, "state": "interrupted" if interrupted else row.state, "tracking": row.place}
+    return study | _counts(sum(cells.values(), Counter())) | {"cells": by_cell}
 
 
 def _counts(counter: Counter[str]) -> dict[str, int]:

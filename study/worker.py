@@ -98,10 +98,9 @@ def prepare(spec: TaskSpec, cache: Path) -> Prepared:
     task = registered(spec.task)
     model = spec.model or task.model
     data = spec.data.source() if isinstance(spec.data, DataSpec) else spec.data or task.data
-    for name, value in (("model", model), ("data", data)):
-        if value is None:
-            raise BadInput(f"tasks.{spec.label}.{name}", "is missing", f"task {spec.task} has none of its own")
-    return task.prepare(model, data, spec.budget.length, cache, spec.rows)
+    if model is None or data is None:
+        raise BadInput("data" if data is None else "model", "is missing", f"task {spec.task} has none of its own")
+    return task.prepare(model, data, spec.budget.length, cache, {str(split): rows for split, rows in spec.rows.items()})
 
 
 def work(bench: Bench, job: Job, say: Callable[[Event], None]) -> None:

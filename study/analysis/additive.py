@@ -179,7 +179,9 @@ def draw(tables: Sequence[Array], sample: Sample, y: Array, generator: np.random
 
 def root_of(covariance: Array) -> Array:
     """Cholesky factor of a covariance that may be singular; zero of an absent effect."""
-    return np.linalg.cholesky(covariance + 10 * JITTER * np.eye(len(covariance))) if covariance.any() else covariance
+    if not covariance.any():
+        return covariance
+    return np.linalg.cholesky(covariance + 10 * JITTER * np.eye(len(covariance))).astype(np.float64)
 
 
 def draw_given(

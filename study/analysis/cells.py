@@ -33,6 +33,7 @@ class Cells(NamedTuple):
     where: dict[str, Array]  # knob -> n unit coordinates; NaN where the variants that have it differ
     good: Array  # V n, mean over seeds; NaN where nothing ran
     floor: float  # the untouched model's measure, oriented alike
+    cut: int  # cells that `bounded` moved
     replicate: float | None  # variance of one run around its setting, seeds' levels removed; None with one seed
     seeds: float  # runs per cell, harmonic mean
     rows: pd.DataFrame
@@ -88,6 +89,7 @@ def cells(rows: pd.DataFrame, plan: Plan, task: str, measure: Measure) -> Cells:
         {name: _common(places[name], point) for name in knobs},
         bounded(matrix, floor),
         floor,
+        int(np.nansum(bounded(matrix, floor) > matrix)),
         replicate_variance(good, rows["variant"], point, rows["seed"]),
         float(1 / (1 / grouped.size()).mean()),
         rows,

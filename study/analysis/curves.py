@@ -67,11 +67,16 @@ def one_decade(axis: Axis, best: int) -> Array | None:
     return np.where(inside, axis.weight, 0) / axis.weight[inside].sum()
 
 
-def estimate(functional: Callable[[Array], float], draws: Array) -> Estimate:
-    """The functional of the mean curve, and the 95 % interval of the functional over the draws (S G)."""
+def interval(functional: Callable[[Array], float], draws: Array) -> tuple[float, float, float]:
+    """The functional of the mean curve, and the ends of its 95 % interval over the draws (S G)."""
     value = functional(draws.mean(axis=0))
     low, high = np.percentile([functional(draw) for draw in draws], LEVEL)
-    return Estimate(value, min(float(low), value), max(float(high), value))
+    return value, min(float(low), value), max(float(high), value)
+
+
+def estimate(functional: Callable[[Array], float], draws: Array) -> Estimate:
+    """The same as an estimate."""
+    return Estimate(*interval(functional, draws))
 
 
 def central(draws: Array) -> Estimate:

@@ -85,7 +85,7 @@ def shadow_share(cell: Cells, plan: Plan, generator: np.random.Generator) -> flo
     """The mean share that a made-up knob shows, whose values are dealt to the points at random."""
     found = []
     for _ in range(SHADOWS):
-        places = cell.where | {SHADOW.name: generator.random(cell.good.shape[1])}
+        places = cell.where | {SHADOW.name: np.asarray(generator.random(cell.good.shape[1]))}
         part, whole = knob_share(cell._replace(where=places), plan, SHADOW.name, generator)
         found.append(float(np.median(part / whole)))
     return float(np.mean(found))

@@ -44,7 +44,7 @@ def focus_refusal(rows: pd.DataFrame, plan: Plan) -> str | None:
     if reason:
         return reason
     present = set(rows["variant"])
-    if not present <= set(plan.subjects):
+    if not present <= set(plan.responsive):
         return f"{plan.focus} did not vary"
     if plan.focus not in declared(plan, tuple(present)):
         return f"the variants were given different ranges of {plan.focus}"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from study.analysis.finding import POOLED
 from study.errors import BadInput
 from study.space import Choice, Knob, Levels, LogFloat
 
@@ -36,6 +37,15 @@ class Plan:
 
     @property
     def subjects(self) -> tuple[str, ...]:
+        """Whom a question is asked about: all variants together, then each."""
+        return (POOLED, *self.knobs)
+
+    def members(self, subject: str) -> tuple[str, ...]:
+        """A subject's variants; all variants together are those in which the focus knob varied."""
+        return self.responsive if subject == POOLED else (subject,)
+
+    @property
+    def responsive(self) -> tuple[str, ...]:
         """The variants in which the focus knob varied."""
         return tuple(
             variant for variant, knobs in self.knobs.items() if any(k.name == self.focus and varies(k) for k in knobs)

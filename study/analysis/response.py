@@ -8,8 +8,8 @@ import pandas as pd
 
 from study.analysis.axis import Axis
 from study.analysis.cells import Cells, basis, cells, explored
-from study.analysis.curves import LEVEL, estimate, window
-from study.analysis.finding import POOLED, Estimate, Finding
+from study.analysis.curves import LEVEL, estimate, interval, window
+from study.analysis.finding import Estimate, Finding
 from study.analysis.marginal import Marginal, focus_refusal, marginal
 from study.analysis.plan import Plan
 from study.analysis.words import number, span, standing, subject_words, unanswered
@@ -21,11 +21,12 @@ EVERY = 2  # places of the axis that a finding's arrays keep: 61 of 121
 
 def response(table: pd.DataFrame, plan: Plan, task: str) -> list[Finding]:
     """The pooled response and one per variant, over log10 of the focus knob, averaged over the other knobs."""
-    pooled = _respond(explored(table, task, plan.subjects), plan, task, POOLED)
-    return [pooled, *(_respond(explored(table, task, [variant]), plan, task, variant) for variant in plan.knobs)]
+    return [response_of(table, plan, task, subject) for subject in plan.subjects]
 
 
-def _respond(rows: pd.DataFrame, plan: Plan, task: str, subject: str) -> Finding:
+def response_of(table: pd.DataFrame, plan: Plan, task: str, subject: str) -> Finding:
+    """One subject's response."""
+    rows = explored(table, task, plan.members(subject))
     reason = focus_refusal(rows, plan)
     if reason:
         return unanswered(QUESTION, task, subject, reason, basis(rows))
@@ -38,12 +39,12 @@ def finding(found: Marginal, cell: Cells, plan: Plan, task: str, subject: str) -
     axis, draws, sign = found.axis, found.response, plan.sign(task)
     curve = draws.mean(axis=0)
     low, high = np.percentile(draws, LEVEL, axis=0)[::sign] * sign
-    best = estimate(lambda c: float(axis.at[c.argmax()]), draws)
+    best = interval(lambda c: float(axis.at[c.argmax()]), draws)
     edge = {0: "low", len(curve) - 1: "high"}.get(int(curve.argmax()))
-    located = best.high - best.low < LOCATED
+    located = best[2] - best[1] < LOCATED
     inside = window(curve, axis.at, plan.margin)
     width = estimate(lambda c: decades(axis) * window(c, axis.at, plan.margin).width, draws)
-    score = estimate(lambda c: float(c.max()), draws)
+    score = interval(lambda c: float(c.max()), draws)
     values = {
         "knob": plan.focus,
         "x": [float(v) for v in axis.values[::EVERY]],
@@ -52,7 +53,7 @@ def finding(found: Marginal, cell: Cells, plan: Plan, task: str, subject: str) -
         "high": high[::EVERY].tolist(),
         "raw": raw(cell.rows, plan.focus),
         "best": Estimate(*(value_at(axis, u) for u in best)),
-        "best_score": Estimate(sign * score.value, *sorted((sign * score.low, sign * score.high))),
+        "best_score": Estimate(sign * score[0], *sorted((sign * score[1], sign * score[2]))),
         "boundary": edge,
         "located": located,
         "ranked": edge is None and located,
@@ -67,7 +68,9 @@ def finding(found: Marginal, cell: Cells, plan: Plan, task: str, subject: str) -
         "start": sign * cell.floor,
     }
     stands = basis(cell.rows) | {"method": f"posterior of a smooth of {cell.good.shape[1]} point means"}
-    return Finding(QUESTION, task, subject, True, sentence(values, task, subject, stands), values, stands)
+    return Finding(
+        QUESTION, task, subject, True, sentence(values, task, subject, stands), values, stands, caveats(cell)
+    )
 
 
 def raw(rows: pd.DataFrame, focus: str) -> dict[str, list[Any]]:
@@ -79,6 +82,13 @@ def raw(rows: pd.DataFrame, focus: str) -> dict[str, list[Any]]:
         "variant": rows["variant"].tolist(),
         "diverged": rows["diverged"].tolist(),
     }
+
+
+def caveats(cell: Cells) -> tuple[str, ...]:
+    """What was done to results that would bend the curve."""
+    if not cell.cut:
+        return ()
+    return (f"{cell.cut} settings fell further below the untouched model than the best rises above it; drawn there.",)
 
 
 def value_at(axis: Axis, u: float) -> float:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from study.analysis.cells import Cells, Measure, basis, cells, explored, point_means
 from study.analysis.curves import estimate, one_decade, shortfall
-from study.analysis.finding import POOLED, Estimate, Finding
+from study.analysis.finding import Estimate, Finding
 from study.analysis.marginal import focus_refusal, marginal, separable
 from study.analysis.plan import Plan
 from study.analysis.words import span, standing, subject_words, unanswered
@@ -37,11 +37,12 @@ class Cost(NamedTuple):
 
 def sensitivity(table: pd.DataFrame, plan: Plan, task: str) -> list[Finding]:
     """The cost of not tuning each knob, pooled and per variant."""
-    pooled = _sense(explored(table, task, plan.subjects), plan, task, POOLED)
-    return [pooled, *(_sense(explored(table, task, [variant]), plan, task, variant) for variant in plan.knobs)]
+    return [sensitivity_of(table, plan, task, subject) for subject in plan.subjects]
 
 
-def _sense(rows: pd.DataFrame, plan: Plan, task: str, subject: str) -> Finding:
+def sensitivity_of(table: pd.DataFrame, plan: Plan, task: str, subject: str) -> Finding:
+    """What not tuning each knob costs one subject."""
+    rows = explored(table, task, plan.members(subject))
     reason = focus_refusal(rows, plan)
     if reason:
         return unanswered(QUESTION, task, subject, reason, basis(rows))
@@ -69,13 +70,13 @@ def cost(cell: Cells, plan: Plan, name: str) -> Cost:
         return Cost(whole, None)
 
     def around_best(curve: np.ndarray) -> float:
-        weight = one_decade(axis, int(curve.argmax()))
-        return shortfall(curve, weight, cell.floor)
+        decade = one_decade(axis, int(curve.argmax()))
+        return shortfall(curve, axis.weight if decade is None else decade, cell.floor)
 
     return Cost(whole, estimate(around_best, draws))
 
 
-def sentence(costs: Mapping[str, Mapping[str, Cost]], plan: Plan, task: str, subject: str) -> str:
+def sentence(costs: Mapping[Measure, Mapping[str, Cost]], plan: Plan, task: str, subject: str) -> str:
     """The focus knob's cost in every measure, then the other knobs' in score units."""
     focus = [(measure, of[plan.focus]) for measure, of in costs.items() if plan.focus in of]
     whole = " and ".join(f"{span(cost.range)} in {measure}" for measure, cost in focus)

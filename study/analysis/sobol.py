@@ -1,5 +1,6 @@
 """First-order and total Sobol indices of a function on the unit cube, by Saltelli's estimators (SALib)."""
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,8 +35,9 @@ def problem(factors: int) -> dict[str, Any]:
     return {"num_vars": factors, "names": names, "bounds": [[0.0, 1.0]] * factors}
 
 
+@cache
 def points(factors: int, base: int) -> Array:
-    """base (F+2) x F: Saltelli's points in the unit cube; `base` a power of two."""
+    """base (F+2) x F: Saltelli's points in the unit cube, `base` a power of two; slow to make, so kept."""
     return saltelli.sample(problem(factors), base, calc_second_order=False, seed=SEED)
 
 

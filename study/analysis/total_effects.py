@@ -21,7 +21,7 @@ from study.analysis.marginal import separable
 from study.analysis.surrogate import Data, Surrogate, better, forest, gaussian_process
 from study.space import Choice, Knob, LogFloat
 
-BASE = 2048  # Saltelli's base sample for the surrogate's mean
+BASE = 4096  # Saltelli's base sample for the surrogate's mean
 BASE_OF_DRAWS = 256  # and for its draws, of which only the difference from the mean is used
 BLOCK = 4096  # points evaluated at once
 SHADOWS = 3  # made-up knobs, for the noise floor

@@ -31,11 +31,12 @@ CORRELATION_GATE = 0.3  # between knobs, beyond what chance gives
 
 def variance(table: pd.DataFrame, plan: Plan, task: str) -> list[Finding]:
     """The shares pooled over variants, and per variant."""
-    pooled = _divide(explored(table, task, plan.subjects), plan, task, POOLED)
-    return [pooled, *(_divide(explored(table, task, [variant]), plan, task, variant) for variant in plan.knobs)]
+    return [variance_of(table, plan, task, subject) for subject in plan.subjects]
 
 
-def _divide(rows: pd.DataFrame, plan: Plan, task: str, subject: str) -> Finding:
+def variance_of(table: pd.DataFrame, plan: Plan, task: str, subject: str) -> Finding:
+    """One subject's shares, or why there are none."""
+    rows = explored(table, task, plan.members(subject))
     stands = basis(rows)
     reason = focus_refusal(rows, plan)
     if reason:

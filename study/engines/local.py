@@ -79,13 +79,13 @@ class _Worker:
 
     def take(self, job: Job) -> None:
         self.job, self._attempts = job, 1
-        self._submit()
+        self._submit(job)
 
-    def _submit(self) -> None:
+    def _submit(self, job: Job) -> None:
         before = {name: os.environ.get(name) for name in ENVIRONMENT}
         os.environ.update(ENVIRONMENT)  # the process starts at its first job and inherits these
         try:
-            self.future = self._pool.submit(_work, self.job)
+            self.future = self._pool.submit(_work, job)
         finally:
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
@@ -108,7 +108,7 @@ class _Worker:
             self._open()
             if self._attempts < ATTEMPTS:
                 self._attempts += 1
-                self._submit()
+                self._submit(job)
                 return None
             error = RuntimeError(f"its worker died {ATTEMPTS} times")
         self.job = self.future = None
