@@ -232,7 +232,7 @@ def sensitivity_figures(findings: Sequence[Finding], scene: Scene) -> list[Figur
         return []
     focus, axis = str(findings[0].values["focus"]), f"validation {scene.score} given up on average"
     per_subject = {f.subject: f.values["score"][focus] for f in findings if focus in f.values["score"]}
-    pooled = next((f.values["score"] for f in findings if f.subject == POOLED), {})
+    pooled: Mapping[str, Any] = next((f.values["score"] for f in findings if f.subject == POOLED), {})
     found = [
         Figure(
             f"sensitivity-{scene.name}", f"Cost of not tuning {focus}", COST, cost_panels(per_subject, scene, axis), 2

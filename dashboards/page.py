@@ -116,7 +116,7 @@ def page(report: ReportData) -> Page:
         subtitle(report),
         short_answer(report),
         tuple(found for question in asked if (found := section(question, report)).blocks),
-        tuple(found for question in asked if (found := refusal(question, report.findings)).sentences),
+        tuple(told for question in asked if (told := refusal(question, report.findings)).sentences),
         tuple(report.method.items()),
         states(report),
         tuple((name, redact(flat(value))) for name, value in report.facts.items()),
@@ -218,7 +218,7 @@ def states(report: ReportData) -> Table:
     """Trials by state, a row per cell."""
     columns = [(phase, state) for phase in ("explore", "confirm") for state in ("finished", "diverged")]
     rows = report.trials[["task", "variant", "phase", "state"]].itertuples(index=False, name=None)
-    count = Counter((task, variant, phase, state) for task, variant, phase, state in rows)
+    count: Counter[tuple[str, ...]] = Counter((task, variant, phase, state) for task, variant, phase, state in rows)
     cells = dict.fromkeys([*((task, variant) for task, variant, _, _ in count), *report.failed])
     heads = ("task", "variant", *(f"{phase}: {state}" for phase, state in columns), "failed")
     return Table(

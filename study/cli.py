@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 REMOTE_DRAIN_SECONDS = 60.0  # what a launch waits for a remote mirror; a local one gets all the time it needs
 STOP_DRAIN_SECONDS = 10.0  # what Ctrl-C waits for either
 
+WIDTH = 110  # columns of a table that is not printed to a terminal
+
 app = typer.Typer(
     help="Which hyperparameters matter, how much, for which LoRA variant, and how sure are we?",
     no_args_is_help=True,
@@ -199,6 +201,7 @@ def variants(
     as_json: JsonOption = False,
 ) -> None:
     """The LoRA variants that can be studied."""
+    from study.optim import ADAMW_KNOBS
     from study.variants import VARIANTS, variant
 
     chosen = [variant(name)] if name else list(VARIANTS.values())
@@ -216,7 +219,10 @@ def variants(
     if as_json:
         _print_json(rows)
         return
-    _print_table("variants", [row | {"knobs": ", ".join(row["knobs"])} for row in rows], tuple(rows[0]))
+    every = [knob.name for knob in ADAMW_KNOBS]
+    own = [row | {"own knobs": ", ".join(knob for knob in row["knobs"] if knob not in every)} for row in rows]
+    _print_table("variants", own, ("name", "axis", "category", "paper", "own knobs", "trainable"))
+    typer.echo(f"every variant also has {', '.join(every)}")
 
 
 @app.command()
@@ -246,12 +252,13 @@ def ui(
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", place.tracking, "--artifacts-destination", str(place.artifacts)]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-    _say(f"MLflow on http://127.0.0.1:{port} in a few seconds; Ctrl-C ends it")
+    _say(f"in a few seconds: http://127.0.0.1:{port} (choose 'Model training' at its top left; Ctrl-C ends it)")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with subprocess.Popen(command, env=os.environ | quiet) as server:
         try:
-            raise typer.Exit(server.wait())
+            raise typer.Exit(1 if server.wait() else 0)
         except KeyboardInterrupt:
-            server.wait()
+            server.terminate()
 
 
 def main() -> None:
@@ -273,6 +280,7 @@ def _run(asked: "StudySpec", where: str, home: "Home", storage: str | None, trac
     from study.controller import Controller, Lease
     from study.engines.local import Local
     from study.hardware import provenance
+    from study.ledger import Superseded
     from study.progress import Progress
     from study.worker import Setup
 
@@ -294,6 +302,9 @@ def _run(asked: "StudySpec", where: str, home: "Home", storage: str | None, trac
         except KeyboardInterrupt:
             mirror.drain(STOP_DRAIN_SECONDS)
             _say(f"stopped; go on with: lorascope resume {asked.name}{_where(home, storage)}")
+            raise typer.Exit(1) from None
+        except Superseded as error:
+            _say(str(error))
             raise typer.Exit(1) from None
         lease.state = "failed" if ledger.failed(asked.name) else "done"
     if not progress.trained_in_all:
@@ -368,7 +379,8 @@ def _print_ranking(findings: "Sequence[Finding]") -> None:
         for rank in ranking(findings)
     ]
     if ranks:
-        _print_table("ranking, all variants pooled", ranks, tuple(ranks[0]))
+        columns = [name for name in ranks[0] if any(rank[name] for rank in ranks)]
+        _print_table("ranking, all variants pooled", ranks, columns)
     for finding in findings:
         if finding.subject == POOLED and (finding.question != "variance" or not ranks):
             typer.echo(finding.sentence)
@@ -450,10 +462,11 @@ def _print_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequenc
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in columns:
         number = all(isinstance(row[column], int | float) for row in rows)
-        table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=column == columns[0])
+        name = column == columns[0]  # a name is copied from here: it stays whole
+        table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=name)
     for row in rows:
         table.add_row(*("" if row[column] is None else str(row[column]) for column in columns))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
 
 
 def _write(path: Path, write: Callable[[], object]) -> None:

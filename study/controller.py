@@ -170,7 +170,7 @@ class Lease:
     """The right to run a study: taken on entry, renewed by a thread, released on exit.
 
     A lease left by a controller that died is waited out by the database's clock; `waiting(holder, seconds)` is told.
-    Raises BadInput where somebody is running the study.
+    Raises BadInput where it is renewed meanwhile: somebody is running the study.
     """
 
     def __init__(self, ledger: Ledger, name: str, waiting: Callable[[str, float], None]) -> None:
@@ -197,13 +197,14 @@ class Lease:
             raise Superseded(f"study {self.name} has been taken over by another controller")
 
     def _take(self) -> int:
-        deadline = time.monotonic() + self.ledger.lease_left(self.name) + 2.0
+        seen: float | None = None
         while (epoch := self.ledger.take(self.name)) is None:
-            row = self.ledger.study(self.name)
-            holder = row.holder if row else "nobody"
-            if time.monotonic() > deadline:
-                raise BadInput(f"study {self.name}", f"is being run by {holder}", "stop that one first, or wait for it")
-            self.waiting(holder, deadline - time.monotonic())
+            (row,) = self.ledger.studies(self.name)
+            if seen is None:
+                seen = row.expires
+                self.waiting(row.holder, self.ledger.lease_left(self.name))
+            elif row.expires != seen:
+                raise BadInput(f"study {self.name}", f"is being run by {row.holder}", "stop that one first, or wait")
             time.sleep(0.5)
         return epoch
 

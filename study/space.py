@@ -18,11 +18,11 @@ class LogFloat:
 
     def decode(self, u: float) -> float:
         """The value at coordinate `u` in [0, 1); six digits, so that a value reads back as it was printed."""
-        return float(f"{self.low * (self.high / self.low) ** u:.6g}")
+        return float(f"{math.exp((1 - u) * math.log(self.low) + u * math.log(self.high)):.6g}")
 
     def encode(self, value: Value) -> float:
         """The coordinate of `value`: 0 at `low`, 1 at `high`."""
-        return math.log(float(value) / self.low) / math.log(self.high / self.low)
+        return (math.log(float(value)) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
 
     def grid(self, points: int) -> list[Value]:
         """`points` values evenly spaced in the logarithm, ends included."""

@@ -21,7 +21,6 @@ CONFIRM_SEEDS_FROM = 1000  # seeds of the confirm phase are far from any that ch
 Count = Annotated[int, Field(gt=0, strict=True)]  # strict: neither text nor a truth value passes for a number
 Rows = Mapping[Literal["train", "validation", "test"], Count]
 
-
 LONGEST_VALUE = 80  # characters of a value shown in an error
 MERGE = "tag:yaml.org,2002:merge"  # the key <<
 # The options that stand for a key of the spec.

@@ -6,7 +6,6 @@ import json
 import re
 import resource
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -382,7 +381,7 @@ def test_validate_prints_the_resolved_study_and_what_it_costs(lorascope: Lorasco
     assert lorascope("status", "--json").out == "[]\n"
 
 
-# Help, and how a run ends: in processes of their own
+# Help, in processes of its own
 
 
 def measured(*arguments: str) -> tuple[float, set[str]]:
@@ -422,21 +421,3 @@ def test_help_lists_every_command(lorascope: Lorascope) -> None:
     ran = lorascope("--help")
     assert (ran.code, ran.err) == (0, "")
     assert not [name for name in COMMANDS if not re.search(rf"^\W*{name} ", ran.out, re.MULTILINE)]
-
-
-def test_a_stopped_launch_ends_with_exit_code_1_and_says_how_to_go_on(lorascope: Lorascope) -> None:
-    endless = write({"tasks.0.budget.steps": 10**6, "compute.workers": 1})
-    command = [sys.executable, "-c", "from study.cli import main; main()", "launch", endless]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as launch:
-        try:
-            assert launch.stderr is not None
-            assert "explore: 16 trials" in launch.stderr.readline()
-            launch.send_signal(signal.SIGINT)
-            out, err = launch.communicate(timeout=60)
-        finally:
-            launch.kill()
-    assert (launch.returncode, out) == (1, "")
-    assert err.splitlines()[-1] == "stopped; go on with: lorascope resume tiny --home " + str(Path("home").absolute())
-    assert "Traceback" not in err
-    told = json.loads(lorascope("status", "tiny", "--json").out)
-    assert (told["state"], told["asked"], told["finished"]) == ("stopped", 16, 0)

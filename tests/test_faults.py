@@ -1,13 +1,13 @@
 """Kill -9, Ctrl-C, a frozen controller, a tracking server that is down: nothing is lost and nothing is there twice."""
 
 import json
-import os
 import signal
 import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -96,6 +96,13 @@ def statuses(home: Home, study: str) -> Counter[str]:
     return Counter(run.info.status for run in (*cells, *runs))
 
 
+def opened(tiny: Tiny, folder: Path) -> Home:
+    """A home whose ledger has its tables, so that it can be watched before anybody runs a study there."""
+    home = tiny.home(folder / "home")
+    Ledger(home.storage, migrate=True).engine.dispose()
+    return home
+
+
 # --- one study, cut off again and again
 
 
@@ -128,10 +135,10 @@ def hardy(document: Document) -> Document:
 @pytest.fixture(scope="module")
 def story(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Story:
     folder = tmp_path_factory.mktemp("story")
-    story = Story(tiny.home(folder / "home"))
+    story = Story(opened(tiny, folder))
     begin = ("launch", written(hardy(tiny.document), folder))
     cuts = {"SIGKILL": kill, "frozen": freeze, "SIGINT": interrupt, "SIGTERM": terminate}
-    for n, (name, cut) in enumerate(cuts.items()):
+    for n, (name, cut) in enumerate(cuts.items(), 1):
         command = Command(story.home, *begin)
         mid_study(command, story.home, "hardy", results=4 * n)
         story.cuts[name] = ended(command, story.home, cut)
@@ -179,9 +186,8 @@ def test_a_study_cut_off_four_times_is_completed_with_nothing_lost_and_nothing_t
 
 def test_no_result_is_trained_again_after_a_cut(story: Story) -> None:
     seen = [cut.results for cut in story.cuts.values()] + [left(story.home)]
-    for before, after in zip(seen, seen[1:], strict=False):
+    for before, after in pairwise(seen):
         assert before.items() <= after.items()
-        assert len(before) < len(after)
 
 
 @pytest.mark.parametrize("cut", ["SIGKILL", "frozen", "SIGINT", "SIGTERM"])
@@ -229,7 +235,7 @@ class Deaths:
 @pytest.fixture(scope="module")
 def deaths(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Deaths:
     folder = tmp_path_factory.mktemp("deaths")
-    home = tiny.home(folder / "home")
+    home = opened(tiny, folder)
     document = hardy(tiny.document) | {"variants": ["lora"], "phases": ["explore"]}
     command = Command(home, "launch", written(document, folder))
     killed = [kill_one(command, home) for _ in range(3)]
@@ -250,9 +256,9 @@ def test_a_pack_whose_worker_dies_three_times_fails_and_the_others_complete(deat
     assert deaths.code == FAILED
     assert "4 trials failed" in deaths.err
     assert "its worker died 3 times" in deaths.err
-    assert [deaths.counts[name] for name in ("state", "asked", "finished", "failed", "missing")] == ["failed", 8, 4, 4, 0]
-    assert set(deaths.statuses) == {"FINISHED", "FAILED", "KILLED"} - ({"KILLED"} if not deaths.statuses["KILLED"] else set())
-    assert deaths.statuses["FAILED"] == 4
+    assert deaths.counts["state"] == "failed"
+    assert [deaths.counts[name] for name in ("asked", "finished", "failed", "missing")] == [8, 4, 4, 0]
+    assert deaths.statuses == {"FINISHED": 4 + 1, "FAILED": 4}, "the cell has come to its end"
 
 
 def test_the_next_launch_tries_failed_trials_again_and_survives_a_worker_killed_once(deaths: Deaths) -> None:
@@ -271,11 +277,11 @@ def test_the_next_launch_tries_failed_trials_again_and_survives_a_worker_killed_
 def test_a_server_that_is_down_delays_the_mirror_and_no_trial_and_a_second_launch_is_refused(
     tiny: Tiny, tmp_path: Path
 ) -> None:
-    home, port = tiny.home(tmp_path / "home"), free_port()
+    home, port = opened(tiny, tmp_path), free_port()
     address = f"http://127.0.0.1:{port}"
     begin = ("launch", written(tiny.document, tmp_path), "--workers", "1", "--tracking-uri", address)
     first = Command(home, *begin)
-    until(first, lambda: (row := study_of(home)) and row.epoch)
+    until(first, lambda: [row for row in Ledger(home.storage).studies() if row.epoch])
     second = Command(home, *begin)
     assert second.wait(PATIENCE) == BAD_INPUT
     assert f"error: study small: is being run by process {first.process.pid} on" in second.err
@@ -292,3 +298,12 @@ def test_a_server_that_is_down_delays_the_mirror_and_no_trial_and_a_second_launc
     server.wait(PATIENCE)
     require_agreement(home, "small", 20)
     assert list(home.spool("small").rglob("*.calls.jsonl")) == []
+
+
+def answers(address: str) -> bool:
+    """Whether an MLflow server is up there."""
+    try:
+        with urllib.request.urlopen(f"{address}/health", timeout=2) as answer:
+            return answer.status == 200
+    except OSError:
+        return False

@@ -9,7 +9,6 @@ import sqlite3
 import subprocess
 import sys
 import sysconfig
-import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,6 @@ from io import StringIO
 from itertools import count, product
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import pandas
@@ -26,7 +24,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from pandas.testing import assert_frame_equal
 
-from study import cli, controller, ledger, session, spec, worker
+from study import cli, controller, ledger, spec, worker
 from study.controller import Controller, Lease
 from study.home import Home
 from study.ledger import Ledger
@@ -105,6 +103,9 @@ def with_budget(document: Document, **budget: int) -> Document:
 # --- the command line in a process of its own
 
 
+PRELOADED = ["study.cli", "study.session", "study.engines.local", "trackers.mlflow", "dashboards.compose"]
+
+
 class Command:
     """A `lorascope` that runs on a home: forked from a process that has the imports, which take seconds, behind it."""
 
@@ -115,7 +116,7 @@ class Command:
         printed = home.path / f"printed-{next(self._numbers)}"
         self._out, self._err = printed.with_suffix(".out"), printed.with_suffix(".err")
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["study.cli", "study.session", "study.engines.local", "trackers.mlflow", "dashboards.report"])
+        context.set_forkserver_preload(PRELOADED)
         options = (*arguments, "--home", str(home.path))
         self.process: ForkServerProcess = context.Process(target=_lorascope, args=(options, self._out, self._err))
         self.process.start()
@@ -180,7 +181,7 @@ def identity(run: Run) -> tuple[str, int]:
 
 
 def require_agreement(home: Home, study: str, expected: int) -> None:
-    """The ledger holds so many results, each once; MLflow has a FINISHED run for each, each point once, nothing else."""
+    """The ledger holds so many results; MLflow has one FINISHED run for each, each point once, and nothing else."""
     book = Ledger(home.storage)
     asked, results, row = book.trials(study), book.results(study), book.study(study)
     assert row is not None
@@ -265,9 +266,12 @@ def test_a_launch_leaves_its_report(finished: Launched) -> None:
 
 def test_variants_share_their_points_and_their_seeds(table: pandas.DataFrame) -> None:
     explored = table[table.phase == "explore"]
-    points = explored.groupby("variant").apply(lambda rows: sorted(zip(rows.learning_rate, rows["rank"], rows.seed, strict=True)))
-    assert points["lora"] == points["dora"]
-    assert len(set(points["lora"])) == 8
+    lora, dora = (
+        set(explored[explored.variant == variant][["learning_rate", "rank", "seed"]].itertuples(index=False, name=None))
+        for variant in ("lora", "dora")
+    )
+    assert lora == dora
+    assert len(lora) == 8
 
 
 def test_the_setting_that_is_confirmed_has_the_best_mean_validation_score(table: pandas.DataFrame) -> None:
@@ -305,24 +309,13 @@ def test_a_second_launch_trains_nothing_says_so_and_adds_no_run(finished: Launch
     require_agreement(finished.home, "small", 20)
 
 
-def test_a_study_that_shares_every_result_trains_nothing_and_is_mirrored_whole(finished: Launched, tmp_path: Path) -> None:
+def test_a_study_that_shares_every_result_trains_nothing_and_is_mirrored_whole(
+    finished: Launched, table: pandas.DataFrame, tmp_path: Path
+) -> None:
     twin = lorascope(finished.home, "launch", written(finished.document, tmp_path), "--as", "twin")
     assert "0 training steps" in twin.err
     require_agreement(finished.home, "twin", 20)
-    assert_frame_equal(trials(finished.home, "twin"), trials(finished.home, "small"))
-
-
-def test_a_wider_study_trains_only_what_is_new(finished: Launched, tmp_path: Path) -> None:
-    wide = finished.document | {"name": "wide"}
-    lorascope(finished.home, "launch", written(wide, tmp_path))
-    before = left(finished.home)
-    wider = wide | {"variants": ["lora", "dora", "rslora"], "design": {"kind": "sobol", "points": 5}}
-    command = lorascope(finished.home, "launch", written(wider, tmp_path), "--workers", "1")
-    assert "explore: 30 trials, 16 have a result already" in command.err
-    assert before.items() <= left(finished.home).items(), "no result was written anew"
-    rows = trials(finished.home, "wide")
-    assert Counter(rows[rows.phase == "explore"].variant) == {"lora": 10, "dora": 10, "rslora": 10}
-    require_agreement(finished.home, "wide", len(rows))
+    require_same(trials(finished.home, "twin"), table, 0.0)
 
 
 def left(home: Home) -> dict[tuple[str, int], float]:
@@ -338,12 +331,35 @@ def left(home: Home) -> dict[tuple[str, int], float]:
 NUMBERS = ["val_score", "val_loss", "test_score", "loss0", "score0"]
 
 
-def test_one_worker_that_trains_one_at_a_time_finds_the_same(
-    tiny: Tiny, table: pandas.DataFrame, tmp_path: Path
-) -> None:
-    home = tiny.home(tmp_path / "home")
-    lorascope(home, "launch", written(tiny.document, tmp_path), "--workers", "1", "--pack-size", "1")
-    require_same(trials(home, "small"), table, 1e-9)
+@dataclass(frozen=True)
+class Alone:
+    """The same study, trained one trial at a time by one worker, and its results when that was done."""
+
+    home: Home
+    table: pandas.DataFrame
+
+
+@pytest.fixture(scope="module")
+def alone(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Alone:
+    folder = tmp_path_factory.mktemp("alone")
+    home = tiny.home(folder / "home")
+    lorascope(home, "launch", written(tiny.document, folder), "--workers", "1", "--pack-size", "1")
+    return Alone(home, trials(home, "small"))
+
+
+def test_one_worker_that_trains_one_at_a_time_finds_the_same(alone: Alone, table: pandas.DataFrame) -> None:
+    require_same(alone.table, table, 1e-9)
+
+
+def test_a_wider_study_trains_only_what_is_new(alone: Alone, tiny: Tiny, tmp_path: Path) -> None:
+    before = left(alone.home)
+    wider = tiny.document | {"variants": ["lora", "dora", "rslora"], "design": {"kind": "sobol", "points": 5}}
+    command = lorascope(alone.home, "launch", written(wider, tmp_path), "--workers", "1")
+    assert "explore: 30 trials, 16 have a result already" in command.err
+    assert before.items() <= left(alone.home).items(), "no result was written anew"
+    rows = trials(alone.home, "small")
+    assert Counter(rows[rows.phase == "explore"].variant) == {"lora": 10, "dora": 10, "rslora": 10}
+    require_agreement(alone.home, "small", len(rows))
 
 
 def require_same(one: pandas.DataFrame, other: pandas.DataFrame, tolerance: float) -> None:
@@ -474,6 +490,6 @@ def test_the_quickstart_runs_end_to_end(tiny: Tiny, tmp_path: Path) -> None:
     task |= {"budget": {"steps": 4, "batch_size": 4, "length": 16}, "rows": {"validation": 40, "test": 40}}
     document |= {"variants": ["lora", "pissa"], "design": document["design"] | {"points": 2}, "seeds": 1}
     home = tiny.home(tmp_path / "home")
-    lorascope(home, "launch", written(document | {"compute": {"dtype": "fp32"}}, tmp_path))
+    lorascope(home, "launch", written(document | {"compute": {"dtype": "fp32", "workers": 1}}, tmp_path))
     require_agreement(home, "quickstart", 2 * 2 + 2)
     assert (home.report("quickstart") / "report.html").stat().st_size > 10_000
