@@ -4,7 +4,8 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
@@ -95,11 +96,11 @@ class Progress:
         minutes, seconds = divmod(int(missing / self._rate()), 60)
         return f"about {minutes}:{seconds:02d} left"
 
-    def _table(self) -> Table:
-        table = Table(title=self._line(), title_justify="left")
+    def _table(self) -> Group:
+        table = Table(box=box.SIMPLE_HEAD)
         table.add_column("variant")
         for state in STATES:
             table.add_column(state, justify="right")
         for variant, counts in self.variants.items():
             table.add_row(variant, *(str(counts[state]) for state in STATES))
-        return table
+        return Group(self._line(), table)

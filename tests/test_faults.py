@@ -207,6 +207,7 @@ def test_a_polite_signal_stops_cleanly_and_says_how_to_go_on(story: Story, cut: 
 
 def test_a_controller_that_was_frozen_and_replaced_gives_up_in_one_line(story: Story) -> None:
     frozen = story.cuts["frozen"]
+    print(frozen.err)
     assert frozen.code == FAILED
     assert frozen.err.splitlines()[-1] == "study hardy has been taken over by another controller"
     assert "Traceback" not in frozen.err
@@ -293,9 +294,8 @@ def test_a_server_that_is_down_delays_the_mirror_and_no_trial_and_a_second_launc
     server = Command(home, "ui", "--port", str(port))
     until(server, lambda: answers(address))
     lorascope(home, "resume", "small")
-    for process in workers(server):
-        process.terminate()
-    server.wait(PATIENCE)
+    server.signal(signal.SIGTERM)
+    assert server.wait(PATIENCE) == DONE, server.err
     require_agreement(home, "small", 20)
     assert list(home.spool("small").rglob("*.calls.jsonl")) == []
 

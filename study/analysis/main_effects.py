@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from study.analysis.additive import SEED
-from study.analysis.axis import Array
+from study.analysis.axis import SEED, Array
 from study.analysis.cells import Cells, point_means
 from study.analysis.curves import central
 from study.analysis.finding import Estimate

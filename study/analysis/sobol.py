@@ -7,9 +7,7 @@ import numpy as np
 from SALib.analyze import sobol
 from SALib.sample import sobol as saltelli
 
-from study.analysis.axis import Array
-
-SEED = 20260204
+from study.analysis.axis import SEED, Array
 
 
 class Indices(NamedTuple):
@@ -27,6 +25,7 @@ class Estimates(NamedTuple):
     total: Array
     first_error: Array
     total_error: Array
+    variance: float
 
 
 def problem(factors: int) -> dict[str, Any]:
@@ -44,7 +43,8 @@ def points(factors: int, base: int) -> Array:
 def estimates(values: Array, factors: int) -> Estimates:
     """The indices of one function that is not constant, from its values at `points`."""
     found = sobol.analyze(problem(factors), values, calc_second_order=False, seed=SEED)
-    return Estimates(found["S1"], found["ST"], found["S1_conf"], found["ST_conf"])
+    variance = float(indices(values[None], factors).variance[0])
+    return Estimates(found["S1"], found["ST"], found["S1_conf"], found["ST_conf"], variance)
 
 
 def indices(values: Array, factors: int) -> Indices:

@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
 
-from study.analysis.axis import Array
+from study.analysis.axis import SEED, Array
 
 FOLDS = 10
 FITTED = 128  # rows that the kernel's hyperparameters are fitted to; all rows then condition the process
@@ -23,7 +23,6 @@ DRAWS = 200  # of a process
 FORESTS = 25  # refitted to resampled points
 TREES_OF_A_DRAW = 30
 JITTER = 1e-6
-SEED = 20260204
 
 
 class Data(NamedTuple):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from study.analysis import sobol
-from study.analysis.axis import Array
+from study.analysis.axis import SEED, Array
 from study.analysis.cells import Cells
 from study.analysis.curves import LEVEL, central
 from study.analysis.finding import Estimate
@@ -25,7 +25,6 @@ BASE = 4096  # Saltelli's base sample for the surrogate's mean
 BASE_OF_DRAWS = 256  # and for its draws, of which only the difference from the mean is used
 BLOCK = 4096  # points evaluated at once
 SHADOWS = 3  # made-up knobs, for the noise floor
-SEED = 20260204
 
 
 class Factor(NamedTuple):
@@ -80,7 +79,7 @@ def total_effects(stand: StandIn) -> Shares:
         dict(zip(names, first, strict=True)),
         dict(zip(names, total, strict=True)),
         floor,
-        deviation(stand.scale * np.sqrt(draws.variance), missing),
+        deviation(stand.scale * np.sqrt(np.maximum(mean.variance + draws.variance - small.variance, 0)), missing),
         f"Sobol indices (SALib) of a {surrogate.method}, widened by the held-out residual",
     )
 

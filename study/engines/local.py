@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 
 from study.errors import BadInput
@@ -82,13 +83,8 @@ class _Worker:
         self._submit(job)
 
     def _submit(self, job: Job) -> None:
-        before = {name: os.environ.get(name) for name in ENVIRONMENT}
-        os.environ.update(ENVIRONMENT)  # the process starts at its first job and inherits these
-        try:
+        with _inherited():
             self.future = self._pool.submit(_work, job)
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
 
     def events(self) -> Iterator[Event]:
         """What the worker has said since the last call."""
@@ -131,6 +127,20 @@ class _Worker:
         self._outbox.close()
 
 
+@contextmanager
+def _inherited() -> Iterator[None]:
+    """What a process started inside is born with: ENVIRONMENT, and deaf to Ctrl-C, which the controller answers."""
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(ENVIRONMENT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, answer)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
 # In the worker process
 
 _bench: Bench
@@ -139,7 +149,6 @@ _controller: Connection
 
 def _begin(setup: Setup, controller: Connection) -> None:
     global _bench, _controller
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's to answer
     threading.Thread(target=_leave_with_controller, daemon=True).start()
     _bench, _controller = Bench(setup), controller
 

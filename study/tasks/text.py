@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+import study.tasks.sources as sources
 from study.assets import fetch, unknown
 from study.errors import BadInput
-from study.tasks import sources
 from study.tasks.base import SPLITS, Examples, Prepared, Source, Task
 from study.tasks.models import (
     fingerprint,
