@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -192,15 +192,19 @@ def validate(spec: SpecArgument, home: HomeOption = None, storage: StorageOption
     _print_table("cells", rows, ("task", "variant", "settings", "trials", "packs", "minutes"))
     minutes = (sum(cell.seconds for cell in cells) + session.START_SECONDS) / 60
     _say(f"{len(cells)} cells, {sum(c.trials for c in cells)} trials, {sum(c.packs for c in cells)} packs;")
-    _say(f"about {minutes:.0f} min on {session.workers(asked)} workers in {asked.compute.dtype}, if no result exists yet")
+    _say(
+        f"about {minutes:.0f} min on {session.workers(asked)} workers in {asked.compute.dtype}, if no result exists yet"
+    )
 
 
 @app.command()
 def variants(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One variant [all].")] = None,
     as_json: JsonOption = False,
+    home: HomeOption = None,
+    storage: StorageOption = None,
 ) -> None:
-    """The LoRA variants that can be studied."""
+    """The LoRA variants that can be studied, wherever the home is."""
     from study.optim import ADAMW_KNOBS
     from study.variants import VARIANTS, variant
 
@@ -226,8 +230,8 @@ def variants(
 
 
 @app.command()
-def tasks(as_json: JsonOption = False) -> None:
-    """The tasks that come with lorascope."""
+def tasks(as_json: JsonOption = False, home: HomeOption = None, storage: StorageOption = None) -> None:
+    """The tasks that come with lorascope, wherever the home is."""
     from study.tasks import TASKS
 
     shown = ("name", "family", "metric", "direction", "model", "data", "licence", "origin", "summary")
@@ -315,11 +319,12 @@ def _run(asked: "StudySpec", where: str, home: "Home", storage: str | None, trac
 @contextmanager
 def _mirroring(ledger: "Ledger", lease: "Lease", uri: str, home: "Home") -> Iterator["Mirror"]:
     """The study's mirror; its runs end KILLED where the study does not come to its end."""
+    from study.ledger import Superseded
     from study.trial import digest
     from trackers.mirror import Mirror
 
     def held(trial: "Trial", run_id: str) -> None:
-        with ledger.controlling(lease.name, lease.epoch) as writer:
+        with suppress(Superseded), ledger.controlling(lease.name, lease.epoch) as writer:
             writer.mirrored(trial, mirror.place, run_id)
 
     spool = home.spool(lease.name) / digest({"uri": uri})[:8]

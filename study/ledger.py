@@ -148,10 +148,9 @@ class Ledger:
             with self.engine.connect():
                 pass
         except (sa.exc.SQLAlchemyError, ImportError) as error:
-            reason = str(error).splitlines()[0]
-            raise BadInput(
-                "storage", f"cannot open {redact(url)}: {redact(reason)}", "an SQLAlchemy URL of SQLite or PostgreSQL"
-            ) from None
+            shown = redact(url) if "://" in url else "it"  # without a scheme nobody can tell where its password stands
+            problem = f"cannot open {shown}: {redact(str(error).splitlines()[0])}"
+            raise BadInput("storage", problem, "an SQLAlchemy URL of SQLite or PostgreSQL") from None
 
     # Studies and their lease
 

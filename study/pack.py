@@ -312,12 +312,12 @@ def _linear_heads(heads: Iterable[str], linear: Mapping[str, nn.Linear]) -> list
 
 
 def _matching(targets: str | None, names: Sequence[str]) -> list[str]:
-    if targets is None:
-        return [name for name in names if any(part.isdigit() for part in name.split("."))]
-    found = [name for name in names if re.fullmatch(rf"(.*\.)?({targets})", name)]
+    blocks = r".*\.\d+\..*"  # layers of a numbered list of blocks
+    found = [name for name in names if re.fullmatch(rf"(.*\.)?({targets})" if targets is not None else blocks, name)]
     if not found:
         kinds = sorted({".".join(p for p in name.split(".") if not p.isdigit()) for name in names})
-        raise BadInput("targets", f"{targets!r} matches no linear layer", f"layers: {', '.join(kinds)}")
+        asked = "its absence" if targets is None else repr(targets)
+        raise BadInput("targets", f"{asked} matches no linear layer", f"layers: {', '.join(kinds)}")
     return found
 
 

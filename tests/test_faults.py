@@ -207,7 +207,6 @@ def test_a_polite_signal_stops_cleanly_and_says_how_to_go_on(story: Story, cut: 
 
 def test_a_controller_that_was_frozen_and_replaced_gives_up_in_one_line(story: Story) -> None:
     frozen = story.cuts["frozen"]
-    print(frozen.err)
     assert frozen.code == FAILED
     assert frozen.err.splitlines()[-1] == "study hardy has been taken over by another controller"
     assert "Traceback" not in frozen.err

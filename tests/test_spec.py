@@ -287,6 +287,14 @@ def test_a_knob_that_only_some_variants_have_is_left_out_of_the_others() -> None
     assert "b_over_a" not in spaces[0].fixed
 
 
+def test_the_order_in_which_levels_are_listed_moves_no_point() -> None:
+    cells = []
+    for ranks, inits in (([2, 4], ["kaiming", "gaussian"]), ([4, 2], ["gaussian", "kaiming"])):
+        asked = spec({"knobs.rank": ranks, "knobs.init": inits})
+        cells.append(space(asked, asked.variants[0]).decode({"learning_rate": 0.5, "rank": 0.9, "init": 0.9}))
+    assert cells[0] == cells[1]
+
+
 def test_a_variants_own_knobs_win_over_the_studys() -> None:
     asked = spec({"variants": ["lora", {"name": "dora", "knobs": {"rank": 8, "alpha": 4}}]})
     lora, dora = (space(asked, chosen) for chosen in asked.variants)

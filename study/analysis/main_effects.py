@@ -64,6 +64,12 @@ def knob_share(cell: Cells, plan: Plan, name: str, generator: np.random.Generato
     return found.variances[-1], sum(found.variances) + rest + others.variants + others.crossed
 
 
+def freedom(cell: Cells) -> int:
+    """Degrees of freedom of variants x points; any number where there is one variant."""
+    count, points = cell.good.shape
+    return int(np.isfinite(cell.good).sum()) - points - count + 1 if count > 1 else 1
+
+
 def between(cell: Cells, draws: int, generator: np.random.Generator) -> Between:
     """The variants' own part and their part together with the points; zero for one variant."""
     count, points = cell.good.shape
@@ -71,10 +77,9 @@ def between(cell: Cells, draws: int, generator: np.random.Generator) -> Between:
         return Between(np.zeros(draws), np.zeros(draws))
     centred = cell.good - point_means(cell.good)
     level = np.nanmean(centred, axis=1)
-    freedom = int(np.isfinite(centred).sum()) - points - count + 1
-    square = float(np.nansum((centred - level[:, None]) ** 2)) / freedom
+    square = float(np.nansum((centred - level[:, None]) ** 2)) / freedom(cell)
     shrink = (count - 1) / count  # these variants are all there are, not a sample of many
-    crossed = shrink * (square * freedom / generator.chisquare(freedom, draws) - cell.noise)
+    crossed = shrink * (square * freedom(cell) / generator.chisquare(freedom(cell), draws) - cell.noise)
     levels = level + np.sqrt(square / points) * generator.normal(size=(draws, count))
     variants = levels.var(axis=1) - 2 * shrink * square / points  # the levels' own error, once measured and once drawn
     return Between(np.maximum(variants, 0), np.maximum(crossed, 0))

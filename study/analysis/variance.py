@@ -14,9 +14,9 @@ import pandas as pd
 
 from study.analysis.cells import Cells, basis, cells, explored
 from study.analysis.finding import POOLED, Estimate, Finding
-from study.analysis.main_effects import Shares, main_effects
+from study.analysis.main_effects import Shares, freedom, main_effects
 from study.analysis.marginal import focus_refusal, separable
-from study.analysis.plan import Plan
+from study.analysis.plan import Plan, varies
 from study.analysis.total_effects import StandIn, explainable_part, stand_in, total_effects
 from study.analysis.words import number, percent, span, standing, subject_words, unanswered
 from study.space import Knob, LogFloat, Value
@@ -52,10 +52,10 @@ def variance_of(table: pd.DataFrame, plan: Plan, task: str, subject: str) -> Fin
     if stand:
         stands |= {"q2": stand.surrogate.q2}
     if stand and not reason:
-        return finding(total_effects(stand), cell, task, subject, stands)
-    if subject != POOLED or cell.good.shape[1] < LEAST_POINTS or cell.replicate is None:
+        return finding(total_effects(stand), cell, plan, task, subject, stands)
+    if subject != POOLED or cell.good.shape[1] < LEAST_POINTS or cell.replicate is None or freedom(cell) < 1:
         return unanswered(QUESTION, task, subject, reason, stands)
-    return finding(main_effects(cell, plan), cell, task, subject, stands, reason)
+    return finding(main_effects(cell, plan), cell, plan, task, subject, stands, reason)
 
 
 def least_points(cell: Cells) -> int:
@@ -98,7 +98,7 @@ def surrogate_refusal(cell: Cells, stand: StandIn | None, least: int) -> str:
 
 
 def finding(
-    shares: Shares, cell: Cells, task: str, subject: str, stands: dict[str, Any], unresolved: str = ""
+    shares: Shares, cell: Cells, plan: Plan, task: str, subject: str, stands: dict[str, Any], unresolved: str = ""
 ) -> Finding:
     """Shares in words and numbers; `unresolved` says why total effects are missing."""
     order = sorted(shares.first, key=lambda name: -(shares.total or shares.first)[name].value)
@@ -117,6 +117,7 @@ def finding(
     caveats = (
         f"A wider declared range makes a share larger by itself; here {ranges_in_words(cell)}.",
         *partial_knobs(cell),
+        *left_out(cell, plan),
     )
     return Finding(
         QUESTION,
@@ -161,6 +162,16 @@ def partial_knobs(cell: Cells) -> tuple[str, ...]:
     """Knobs that only some of the variants have."""
     some = {name: int(has.sum()) for name, has in cell.has.items() if not has.all()}
     return tuple(f"{name} varied in {count} of {len(cell.variants)} variants." for name, count in some.items())
+
+
+def left_out(cell: Cells, plan: Plan) -> tuple[str, ...]:
+    """Knobs that varied and are part of what is left."""
+    names = dict.fromkeys(knob.name for variant in cell.variants for knob in plan.knobs[variant] if varies(knob))
+    return tuple(
+        f"{name} has no share of its own: its values differ between variants at the same point of the design."
+        for name in names
+        if name not in separable(cell)
+    )
 
 
 class Rank(NamedTuple):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import (
@@ -101,17 +102,20 @@ def load_classifier(
     Those modules (the head: a last layer, in some models a pooler too) hold values drawn from torch's global
     generator; a trial brings its own.
     """
-    with quiet():
-        model, found = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            num_labels=outputs,
-            dtype=dtype,
-            attn_implementation=attention,
-            local_files_only=True,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # a head for another number of classes is no head of ours
-            output_loading_info=True,
-        )
+    try:
+        with quiet():
+            model, found = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                num_labels=outputs,
+                dtype=dtype,
+                attn_implementation=attention,
+                local_files_only=True,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # a head for another number of classes is no head of ours
+                output_loading_info=True,
+            )
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BadInput("model", f"{folder} cannot be loaded: {first_line(error)}", "a complete checkpoint") from error
     mismatched = {key for key, *_ in found["mismatched_keys"]}
     _require_body(folder, model, mismatched | set(found["missing_keys"]))
     # Decoders find an example's last token by the pad id; set after loading, else the row of an end token that pads
@@ -122,7 +126,7 @@ def load_classifier(
     return model, frozenset(key.rpartition(".")[0] for key in mismatched | set(found["missing_keys"]))
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What a library's error says, cut to one line of ours."""
     return str(error).strip().split("\n")[0]
 

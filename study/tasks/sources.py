@@ -112,7 +112,9 @@ def _open(source: Source, cache: Path) -> Mapping[str, datasets.Dataset]:
             return _load(path, source.config, str(cache / "datasets"))
     except (OSError, ValueError, DatasetsError) as error:
         missing = "is not here, and the hub gave no such data set or is out of reach"
-        problem = f"{source.path!r} {'cannot be read' if path.exists() else missing}: {first_line(error)}"
+        problem = (
+            f"{source.path!r} {'cannot be read' if path.exists() else missing}: {first_line(error.__cause__ or error)}"
+        )
         raise BadInput("data", problem, "a file, a folder, or a hub id") from error
 
 
