@@ -68,8 +68,7 @@ class Frozen:
         _refuse_tied(model, site_names)
         self.stand_ins = {name: StandIn(linear[name]) for name in (*site_names, *head_names)}
         for name, stand_in in self.stand_ins.items():
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, stand_in)
+            model.set_submodule(name, stand_in)
         self.sites = [Site(name, linear[name].weight, linear[name].bias) for name in site_names]
         self.heads = [Site(name, linear[name].weight, linear[name].bias) for name in head_names]
         self.dtype = next(model.parameters()).dtype
