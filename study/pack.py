@@ -1,8 +1,9 @@
 """K trials trained as one batch on one frozen model.
 
 Every parameter, gradient, moment and hyperparameter has a leading trial axis, also for K = 1: there is no other path.
-Storage is one matrix K P per kind and part, so dropping or refilling a trial is a row operation. Nothing reduces
-over the trial axis: losses are a vector, clipping and finite checks are per row, randomness comes from (seed, site, purpose).
+Storage is one matrix K P per kind and part, so dropping or refilling a trial is a row operation. Nothing reduces over
+the trial axis: losses are a vector, clipping and finite checks are per row, and randomness comes from (seed, site,
+purpose).
 """
 
 import copy
@@ -153,10 +154,11 @@ class Part:
         self.W.data += u
 
     def _draw(self, member: Member) -> dict[Leaf, Tensor]:
+        """The trial's first leaves. The stream knows the seed and the site, so variants of one seed draw alike."""
         h = _with_scale(self.variant, member.values)
         drawn: dict[Leaf, Tensor] = {}
         for site in self.sites:
-            leaves = self.variant.init(site, h, generator(member.seed, site.name, self.variant.name))
+            leaves = self.variant.init(site, h, generator(member.seed, site.name, "init"))
             drawn |= {(site.name, name): leaf.to(self.dtype) for name, leaf in leaves.items()}
         return drawn
 

@@ -192,6 +192,12 @@ def test_same_seed_same_number_and_other_seed_other_number(method: Variant) -> N
     assert small.distance(small.leaves(twins, 0), small.leaves(twins, 1)) == 0
 
 
+def test_variants_of_one_seed_draw_the_same_start() -> None:
+    """Paired seeds pair more than the data: lora and rslora differ in nothing but what they claim to differ in."""
+    lora, rslora = (small.start(VARIANTS[name], small.members(VARIANTS[name])) for name in ("lora", "rslora"))
+    assert small.distance(small.leaves(lora, 0), small.leaves(rslora, 0)) == 0
+
+
 def test_pissa_of_full_rank_leaves_nothing_of_the_weight() -> None:
     site = small.frozen().sites[0]
     h = small.values(VARIANTS["pissa"], {"rank": min(site.I, site.O)}) | {"init": "pissa", "scale": 0.5}
