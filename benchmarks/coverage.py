@@ -37,6 +37,7 @@ LINE = Plan({TASK: "maximize"}, {"lora": (RATE,)})
 BUMP = Surface(BEST, init={"b": 0.01, "c": -0.01, "d": 0.02}, curvature=0.15)
 PARABOLA = replace(BUMP, curvature=0.03, floor=False)
 SHIFTING = replace(BUMP, seed_shift=0.2)  # decades: what "conditional on these seeds" leaves out
+PLATEAU = replace(BUMP, flat=0.04)
 CLIFF = replace(BUMP, curvature=0.08, cliff=-2.0)
 
 Numbers = Iterable[tuple[str, float, Estimate]]  # name, truth, estimate
@@ -84,13 +85,14 @@ def compared(true: Truth, shares: Shares) -> Numbers:
 
 
 SURFACES = {"bump": BUMP, "parabola": PARABOLA, "cliff": CLIFF}
+CURVES = SURFACES | {"plateau": PLATEAU, "seeds that shift the optimum": SHIFTING}
 CASES = {
     **{
         f"curve, {name}, {points} points pooled": curve_numbers(surface, PLAN, points, 2)
-        for name, surface in (SURFACES | {"seeds that shift the optimum": SHIFTING}).items()
+        for name, surface in CURVES.items()
         for points in (8, 16, 64)
     },
-    **{f"curve, {name}, line of 13": curve_numbers(surface, LINE, 13, 3) for name, surface in SURFACES.items()},
+    **{f"curve, {name}, line of 13": curve_numbers(surface, LINE, 13, 3) for name, surface in CURVES.items()},
     **{
         f"shares, {name}, {points} points pooled": share_numbers(surface, PLAN, points, 2)
         for name, surface in SURFACES.items()

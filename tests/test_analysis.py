@@ -202,6 +202,15 @@ def test_a_focus_that_did_not_vary_in_a_variant_is_told_for_it_and_left_out_of_t
     assert response_of(table, plan, TASK, POOLED).basis["variants"] == 1
 
 
+def test_a_value_that_a_spec_fixed_for_one_variant_is_no_place_on_the_others_axis() -> None:
+    plan = replace(PLAN, knobs={"lora": PLAN.knobs["lora"], "pissa": (RATE, ALPHA)})
+    table = study(plan=plan)
+    table.loc[table["variant"] == "pissa", "rank"] = 64
+    pooled = variance_of(table, plan, TASK, POOLED)
+    assert pooled.answered
+    assert "rank" in pooled.values["first"]
+
+
 def test_variants_with_different_ranges_are_not_pooled() -> None:
     plan = replace(PLAN, knobs=PLAN.knobs | {"pissa": (LogFloat("learning_rate", 1e-6, 1e-1, 1e-3), RANK, ALPHA)})
     assert "different ranges" in response_of(study(), plan, TASK, POOLED).sentence

@@ -36,7 +36,7 @@ from tests.test_trackers import free_port
 
 __all__ = ["tiny"]  # a fixture
 
-STEPS = 120
+STEPS = 80
 PATIENCE = 90.0  # seconds a study may take, on a busy machine, to come where a test waits for it
 T = TypeVar("T")
 
@@ -59,27 +59,26 @@ def accepted(home: Home) -> int:
     return len(left(home))
 
 
-def workers(command: Command) -> list[psutil.Process]:
-    """Every process below the command."""
-    return psutil.Process(command.process.pid).children(recursive=True)
+def workers(home: Home) -> dict[psutil.Process, Path]:
+    """The living processes that have trained something here, and where each writes down what it does."""
+    files = {int(path.name.split(".")[2]): path for path in home.path.glob("spool/**/worker.*.calls.jsonl")}
+    return {psutil.Process(pid): path for pid, path in files.items() if psutil.pid_exists(pid)}
 
 
-def in_training(command: Command, home: Home, study: str) -> psutil.Process | None:
-    """A worker that is in the middle of its trials: the last thing it spooled is a step from the middle."""
-    alive = {worker.pid: worker for worker in workers(command)}
-    for path in home.spool(study).rglob("worker.*.calls.jsonl"):
-        worker = alive.get(int(path.name.split(".")[2]))
+def in_training(home: Home) -> psutil.Process | None:
+    """A worker that is in the middle of its trials: the last thing it wrote down is a step from the middle."""
+    for worker, path in workers(home).items():
         lines = path.read_text().splitlines(keepends=True)
-        if worker and lines and lines[-1].endswith("\n"):
+        if lines and lines[-1].endswith("\n"):
             call = json.loads(lines[-1])
             if call["call"] == "log" and STEPS / 4 < call["step"] < STEPS * 3 / 4:
                 return worker
     return None
 
 
-def mid_study(command: Command, home: Home, study: str, results: int) -> psutil.Process:
+def mid_study(command: Command, home: Home, results: int) -> psutil.Process:
     """A worker in the middle of its trials once there are so many results."""
-    return until(command, lambda: in_training(command, home, study) if accepted(home) >= results else None)
+    return until(command, lambda: in_training(home) if accepted(home) >= results else None)
 
 
 def counts(home: Home, study: str) -> dict[str, object]:
@@ -140,7 +139,7 @@ def story(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Story:
     cuts = {"SIGKILL": kill, "frozen": freeze, "SIGINT": interrupt, "SIGTERM": terminate}
     for n, (name, cut) in enumerate(cuts.items(), 1):
         command = Command(story.home, *begin)
-        mid_study(command, story.home, "hardy", results=4 * n)
+        mid_study(command, story.home, results=4 * n)
         story.cuts[name] = ended(command, story.home, cut)
         begin = ("resume", "hardy")
     lorascope(story.home, *begin)
@@ -149,7 +148,7 @@ def story(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Story:
 
 def ended(command: Command, home: Home, cut: Callable[[Command, Home], None]) -> Cut:
     """What is there once the command has been cut off."""
-    below = workers(command)
+    below = list(workers(home))
     cut(command, home)
     code = command.wait(PATIENCE)
     _, outlived = psutil.wait_procs(below, timeout=5)
@@ -245,7 +244,7 @@ def deaths(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Deaths:
 
 def kill_one(command: Command, home: Home) -> int:
     """Kill the worker in the middle of its trials; its process id."""
-    worker = mid_study(command, home, "hardy", results=0)
+    worker = mid_study(command, home, results=0)
     worker.kill()
     worker.wait(5)
     return worker.pid

@@ -205,6 +205,16 @@ def test_one_ruined_finite_loss_does_not_bend_the_curve() -> None:
     assert after == pytest.approx(before, rel=0.25)
 
 
+@pytest.mark.parametrize("surface", [replace(BUMP, flat=0.04), replace(BUMP, curvature=0.08, cliff=-2.0)])
+def test_the_window_of_a_plateau_or_a_cliff_is_within_its_interval(surface: Surface) -> None:
+    """Single draws wiggle on a plateau and round off a cliff: their own windows are too narrow."""
+    plan = replace(ONE, knobs={"lora": (RATE,)})
+    true = truth(surface, plan, ("lora",)).window
+    found = [response_of(simulate(surface, plan, 13, 3, generator(s)), plan, TASK, "lora").values for s in range(8)]
+    held = [one["window_decades"].low <= true <= one["window_decades"].high for one in found]
+    assert sum(held) >= 6
+
+
 # Coverage; `benchmarks/coverage.py` measures it over more studies and shapes
 
 

@@ -3,12 +3,14 @@
 import json
 import multiprocessing
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from threading import Timer
 from typing import Any, TypeVar
 
 import pytest
@@ -296,6 +298,18 @@ def test_a_ledger_that_many_open_first_at_once_is_made_once(at_once: AtOnce[int]
     ledger = Ledger(url)
     assert ledger.studies() == []
     ledger.engine.dispose()
+
+
+def test_a_new_file_that_another_is_writing_is_waited_for(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "new.db", check_same_thread=False)
+    other.execute("begin immediate")
+    timer = Timer(0.3, other.rollback)
+    timer.start()
+    ledger = Ledger(f"sqlite:///{tmp_path / 'new.db'}", migrate=True)
+    assert ledger.studies() == []
+    ledger.engine.dispose()
+    timer.join()
+    other.close()
 
 
 def test_of_many_that_accept_the_same_results_the_first_wins_each(

@@ -112,7 +112,7 @@ class Command:
     _numbers = count()
 
     def __init__(self, home: Home, *arguments: str) -> None:
-        """What it waits for is cut to seconds: its lease lasts 3, a remote mirror gets 8."""
+        """What it waits for is cut to seconds: its lease lasts 3, a remote mirror gets 5."""
         printed = home.path / f"printed-{next(self._numbers)}"
         self._out, self._err = printed.with_suffix(".out"), printed.with_suffix(".err")
         context = multiprocessing.get_context("forkserver")
@@ -147,7 +147,7 @@ def _lorascope(arguments: Sequence[str], out: Path, err: Path) -> None:
     """In the forked process."""
     for path, number in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-    ledger.LEASE_SECONDS, controller.RENEW_SECONDS, cli.REMOTE_DRAIN_SECONDS = 3.0, 0.5, 8.0
+    ledger.LEASE_SECONDS, controller.RENEW_SECONDS, cli.REMOTE_DRAIN_SECONDS = 3.0, 0.5, 5.0
     sys.argv = ["lorascope", *arguments]
     cli.main()
 

@@ -70,8 +70,11 @@ def cells(rows: pd.DataFrame, plan: Plan, task: str, measure: Measure) -> Cells:
     """The cells of the variants that `rows` (at least one) hold, in the plan's order."""
     variants = tuple(variant for variant in plan.knobs if (rows["variant"] == variant).any())
     knobs = declared(plan, variants)
-    has = {name: np.array([float(any(k.name == name for k in plan.knobs[v])) for v in variants]) for name in knobs}
-    places = pd.DataFrame({name: unit(knob, rows[name]) for name, knob in knobs.items()}, index=rows.index)
+    has = {name: np.array([float(_varies(plan, v, name)) for v in variants]) for name in knobs}
+    varied = {
+        name: rows[name].where(rows["variant"].isin([v for v in variants if _varies(plan, v, name)])) for name in knobs
+    }
+    places = pd.DataFrame({name: unit(knob, varied[name]) for name, knob in knobs.items()}, index=rows.index)
     shared = [name for name in knobs if has[name].all()]
     for name in shared:
         if places[name].isna().any():
@@ -94,6 +97,11 @@ def cells(rows: pd.DataFrame, plan: Plan, task: str, measure: Measure) -> Cells:
         float(1 / (1 / grouped.size()).mean()),
         rows,
     )
+
+
+def _varies(plan: Plan, variant: str, knob: str) -> bool:
+    """Whether the knob varied in this variant; where a spec fixed it, its value is no place on the others' axis."""
+    return any(each.name == knob for each in plan.knobs[variant])
 
 
 def _common(place: pd.Series, point: pd.Series) -> Array:

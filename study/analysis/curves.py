@@ -38,6 +38,19 @@ def window(curve: Array, at: Array, margin: float) -> Window:
     return Window(float(low), float(high), not below.size, not above.size)
 
 
+def window_width(draws: Array, at: Array, margin: float) -> tuple[float, float, float]:
+    """The width of the mean curve's window, and its 95 % interval over the draws (S G), in unit coordinates.
+
+    Single draws are rougher than the truth may be: on a plateau their windows end at the first wiggle. So only the
+    lower end is theirs; the upper one is the stretch around the best that the draws cannot tell from it.
+    """
+    value = window(draws.mean(axis=0), at, margin).width
+    low = float(np.percentile([window(draw, at, margin).width for draw in draws], LEVEL[0]))
+    reach = np.percentile(draws - draws.max(axis=1, keepdims=True), LEVEL[1], axis=0)
+    high = window(reach, at, max(margin + float(reach.max()), 0.0)).width
+    return value, min(low, value), max(high, value)
+
+
 def _crossing(curve: Array, at: Array, outside: int, inside: int, least: float) -> float:
     part = (least - curve[outside]) / (curve[inside] - curve[outside])
     return float(at[outside] + part * (at[inside] - at[outside]))

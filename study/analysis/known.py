@@ -36,6 +36,7 @@ class Surface:
     init: Mapping[str, float] = field(default_factory=dict)  # level of the knob -> what it adds
     curvature: float = 0.06  # score per square decade
     coupling: float = 0.5
+    flat: float = 0.0  # how much of the parabola's top is cut off, in score units: a plateau
     rank_cost: float = 0.004  # score per square doubling
     rank_best: float = 2.5  # log2
     floor: bool = True  # no score below start
@@ -63,7 +64,8 @@ def scores(surface: Surface, variant: str, values: Mapping[str, Any], shift: flo
     """The expected score of settings given as arrays per knob; START where they diverge."""
     scale = np.log10(values["alpha"] / values["rank"]) if "alpha" in values else 0.0
     u = np.log10(values["learning_rate"]) + surface.coupling * scale
-    score = surface.level.get(variant, TOP) - surface.curvature * (u - surface.best[variant] - shift) ** 2
+    fall = surface.curvature * (u - surface.best[variant] - shift) ** 2
+    score = surface.level.get(variant, TOP) - np.maximum(fall, surface.flat)
     if "rank" in values:
         score = score - surface.rank_cost * (np.log2(values["rank"]) - surface.rank_best) ** 2
     if "init" in values:
@@ -140,7 +142,9 @@ def truth(surface: Surface, plan: Plan, variants: tuple[str, ...]) -> Truth:
     focus = continuous(next(knob for knob in knobs if knob.name == plan.focus))
     decades, at = np.log10(focus.high / focus.low), (np.arange(len(marginal)) + 0.5) / len(marginal)
     return Truth(
-        float(np.log10(focus.low) + decades * at[marginal.argmax()]),
+        float(
+            np.log10(focus.low) + decades * at[np.isclose(marginal, marginal.max())].mean()
+        ),  # the middle of a plateau
         float(decades * window(marginal, at, plan.margin).width),
         shortfall(marginal, np.full(len(at), 1 / len(at)), START),
         first,

@@ -8,7 +8,7 @@ import pandas as pd
 
 from study.analysis.axis import Axis
 from study.analysis.cells import Cells, basis, cells, explored
-from study.analysis.curves import LEVEL, estimate, interval, window
+from study.analysis.curves import LEVEL, interval, window, window_width
 from study.analysis.finding import Estimate, Finding
 from study.analysis.marginal import Marginal, focus_refusal, marginal
 from study.analysis.plan import Plan
@@ -43,7 +43,7 @@ def finding(found: Marginal, cell: Cells, plan: Plan, task: str, subject: str) -
     edge = {0: "low", len(curve) - 1: "high"}.get(int(curve.argmax()))
     located = best[2] - best[1] < LOCATED
     inside = window(curve, axis.at, plan.margin)
-    width = estimate(lambda c: decades(axis) * window(c, axis.at, plan.margin).width, draws)
+    width = Estimate(*(decades(axis) * part for part in window_width(draws, axis.at, plan.margin)))
     score = interval(lambda c: float(c.max()), draws)
     values = {
         "knob": plan.focus,
