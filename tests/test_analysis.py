@@ -204,7 +204,7 @@ def test_a_focus_that_did_not_vary_in_a_variant_is_told_for_it_and_left_out_of_t
 
 def test_a_value_that_a_spec_fixed_for_one_variant_is_no_place_on_the_others_axis() -> None:
     plan = replace(PLAN, knobs={"lora": PLAN.knobs["lora"], "pissa": (RATE, ALPHA)})
-    table = study(plan=plan)
+    table = study()
     table.loc[table["variant"] == "pissa", "rank"] = 64
     pooled = variance_of(table, plan, TASK, POOLED)
     assert pooled.answered
