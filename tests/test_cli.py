@@ -153,7 +153,7 @@ def test_a_launch_refused_leaves_no_study_behind(changes: Mapping[str, Any], lor
         (("--home", "file"), "home: "),
         (("--home", "file/home"), "home: "),
         (("--home", "/dev/null/home"), "home: /dev/null/home cannot be written: Not a directory (a folder of yours"),
-        (("--storage", "nonsense"), "storage: cannot open nonsense: Could not parse SQLAlchemy URL"),
+        (("--storage", "nonsense"), "storage: cannot open it: Could not parse SQLAlchemy URL"),
         (("--storage", "sqlite:///none/ledger.db"), "storage: cannot open sqlite:///none/ledger.db: "),
         (("--storage", "sqlite:///file/ledger.db"), "storage: cannot open sqlite:///file/ledger.db: "),
         (("--storage", "sqlite:///sentences.csv"), "storage: cannot open sqlite:///sentences.csv: "),

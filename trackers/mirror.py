@@ -1,6 +1,7 @@
 """A study's mirror while the study runs: a spool that every process writes and a thread that uploads it to MLflow."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -44,7 +45,8 @@ class Mirror:
         self._uploader.stop()
         self.tracker.close()
         if self._uploader.last_error is None:
-            self._open().close_cells(self.study, state)
+            with suppress(OSError):  # gone just now: the next launch ends them
+                self._open().close_cells(self.study, state)
 
     def _open(self) -> "MlflowTracker":
         from trackers.mlflow import MlflowTracker  # imported by the upload thread, while the workers start

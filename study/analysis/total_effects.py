@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from study.analysis import sobol
+import study.analysis.sobol as sobol
 from study.analysis.axis import SEED, Array
 from study.analysis.cells import Cells
 from study.analysis.curves import LEVEL, central
