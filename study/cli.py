@@ -332,7 +332,8 @@ def _mirroring(ledger: "Ledger", lease: "Lease", uri: str, home: "Home") -> Iter
     try:
         yield mirror
     finally:
-        mirror.close("stopped" if lease.state == "stopped" else "finished")
+        if not lease.lost:  # else the runs are another controller's to end
+            mirror.close("stopped" if lease.state == "stopped" else "finished")
 
 
 def _drain(mirror: "Mirror", controller: "Controller") -> None:

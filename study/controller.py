@@ -176,7 +176,8 @@ class Lease:
     def __init__(self, ledger: Ledger, name: str, waiting: Callable[[str, float], None]) -> None:
         self.ledger, self.name, self.waiting = ledger, name, waiting
         self.state = "stopped"  # what the study is left as; the holder says when it is more
-        self._over, self._lost = threading.Event(), False
+        self._over = threading.Event()
+        self.lost = False  # to another controller
 
     def __enter__(self) -> "Lease":
         self._began = time.monotonic()
@@ -193,7 +194,7 @@ class Lease:
 
     def check(self) -> None:
         """Raises Superseded where another controller has taken the study over."""
-        if self._lost:
+        if self.lost:
             raise Superseded(f"study {self.name} has been taken over by another controller")
 
     def _take(self) -> int:
@@ -214,7 +215,7 @@ class Lease:
                 with self.ledger.controlling(self.name, self.epoch) as writer:
                     writer.renew()
             except Superseded:
-                self._lost = True
+                self.lost = True
                 return
 
 
