@@ -52,17 +52,17 @@ class Columns(NamedTuple):
 
 
 class Transform(NamedTuple):
-    """One trial's rule: `init(p: P) -> state`, `update(g: P, state, p: P, at) -> (u: P, state)`."""
+    """One trial's rule: `init(p: P, at) -> state`, `update(g: P, state, p: P, at) -> (u: P, state)`."""
 
-    init: Callable[[Tensor], State]
+    init: Callable[[Tensor, Columns], State]
     update: Callable[[Tensor, State, Tensor, Columns], tuple[Tensor, State]]
 
 
 def chain(*stages: Transform) -> Transform:
     """The stages one after another; the state of stage i is kept under names that begin with `i.`."""
 
-    def init(p: Tensor) -> State:
-        return {f"{i}.{name}": value for i, stage in enumerate(stages) for name, value in stage.init(p).items()}
+    def init(p: Tensor, at: Columns) -> State:
+        return {f"{i}.{name}": value for i, stage in enumerate(stages) for name, value in stage.init(p, at).items()}
 
     def update(g: Tensor, state: State, p: Tensor, at: Columns) -> tuple[Tensor, State]:
         after: State = {}
@@ -78,7 +78,7 @@ def chain(*stages: Transform) -> Transform:
 def adamw(h: Mapping[str, Tensor]) -> Transform:
     """AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101), decay decoupled; the learning rate is today's."""
 
-    def init(p: Tensor) -> State:
+    def init(p: Tensor, at: Columns) -> State:
         return {"m": torch.zeros_like(p), "v": torch.zeros_like(p), "t": torch.zeros_like(p[..., :1])}
 
     def update(g: Tensor, state: State, p: Tensor, at: Columns) -> tuple[Tensor, State]:
@@ -97,7 +97,7 @@ def scale_leaf(name: str, factor: Tensor) -> Transform:
     def update(g: Tensor, state: State, p: Tensor, at: Columns) -> tuple[Tensor, State]:
         return torch.where(at.where(name), g * factor, g), state
 
-    return Transform(lambda p: {}, update)
+    return Transform(lambda p, at: {}, update)
 
 
 def scheduled(h: Mapping[str, Value], t: int, steps: int) -> float:

@@ -13,9 +13,9 @@ import torch
 from study import design
 from study.controller import CPU_PACK_SIZE
 from study.errors import BadInput
+from study.frozen import Frozen, StandIn
 from study.hardware import cores, fast_dtype
 from study.ledger import Ledger, StudyRow
-from study.pack import Frozen, StandIn
 from study.space import Knob, Levels, LogFloat, Space, Value, named
 from study.spec import Compute, StudySpec, TaskSpec, parse, space
 from study.tasks.base import Prepared
@@ -204,7 +204,7 @@ def estimate(
 def _work(task: TaskSpec, frozen: Frozen, prepared: Prepared) -> tuple[int, int]:
     """FLOP of one trial with its validation, and of one look at the test split."""
     layers = [module for module in frozen.model.modules() if isinstance(module, torch.nn.Linear | StandIn)]
-    example = 2 * task.budget.length * sum(layer.weight.numel() for layer in layers)  # one forward
+    example = 2 * task.budget.length * sum(layer.get_parameter("weight").numel() for layer in layers)  # one forward
     train = 2 * task.budget.steps * task.budget.batch_size * example  # forward, and the gradient of the input
     return train + len(prepared.splits["validation"]) * example, len(prepared.splits["test"]) * example
 

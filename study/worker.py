@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 
 from study.errors import BadInput
+from study.frozen import Frozen, NotPackable
 from study.ledger import Ledger
 from study.optim import scheduled
-from study.pack import Batch, Frozen, Member, NotPackable, Pack, order
+from study.pack import Batch, Pack
+from study.part import Member
 from study.spec import DataSpec, TaskSpec, VariantSpec
+from study.streams import order
 from study.tasks import task as registered
 from study.tasks.base import Examples, Prepared
 from study.tracking import Tracker

@@ -7,10 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
+from study.frozen import Frozen
 from study.optim import Leaf
-from study.pack import Batch, Frozen, Member, Pack, generator
+from study.pack import Batch, Pack
+from study.part import Member, Statistics
 from study.space import Value, named
-from study.variants.base import Variant
+from study.statistics import measure
+from study.streams import generator
+from study.variants.base import Site, Variant, count
 
 WORDS, LENGTH, CLASSES, EXAMPLES = 50, 10, 3, 4
 SETTINGS = ({"rank": 2, "alpha": 8}, {"rank": 4, "alpha": 16}, {"rank": 8, "alpha": 4}, {"rank": 8, "alpha": 32})
@@ -43,10 +47,14 @@ def values(variant: Variant, given: Mapping[str, Value] | None = None) -> dict[s
 
 def members(variant: Variant, given: Sequence[Mapping[str, Value]] = SETTINGS) -> list[Member]:
     """Four trials that differ in seed, learning rate, rank and alpha."""
-    return [
+    trials = [
         Member(seed, values(variant, {"learning_rate": rate, "warmup": 0.0} | dict(setting)))
         for seed, (rate, setting) in enumerate(zip(RATES, given, strict=True))
     ]
+    if len({variant.pack_key(dict(trial.values) | dict(variant.fixed)) for trial in trials}) > 1:
+        rank = trials[1].values["rank"]  # the only setting that changes a pack's shapes for some methods
+        return [Member(trial.seed, dict(trial.values) | {"rank": rank}) for trial in trials]
+    return trials
 
 
 def loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -64,7 +72,18 @@ def batch(trials: Sequence[Member], step: int) -> Batch:
 
 def start(variant: Variant, trials: Sequence[Member], on: Frozen | None = None, steps: int = 20) -> Pack:
     """A pack before its first step."""
-    return Pack(on or frozen(), variant, trials, steps, loss)
+    model = on or frozen()
+    return Pack(model, variant, trials, steps, loss, statistics(model, variant, trials))
+
+
+def statistics(model: Frozen, variant: Variant, trials: Sequence[Member]) -> Statistics:
+    """What the method needs to know of the model, by seed, from two batches."""
+    needs = {t.seed: variant.needs(dict(t.values) | dict(variant.fixed)) for t in trials}
+    return {
+        seed: measure(model, names, seed, [batch([Member(seed, {})], t) for t in range(2)], loss)
+        for seed, names in needs.items()
+        if names
+    }
 
 
 def go(pack: Pack, steps: int, since: int = 0) -> list[Tensor]:
@@ -81,3 +100,28 @@ def distance(first: Mapping[Leaf, Tensor], second: Mapping[Leaf, Tensor]) -> flo
     """The largest difference of an entry."""
     assert first.keys() == second.keys()
     return max(float((first[leaf] - second[leaf]).abs().max()) for leaf in first)
+
+
+def rows(site: Site) -> Tensor:
+    """Something for one layer to read: N I, or the ids of an embedding."""
+    draw = generator(0, "probe")
+    if isinstance(site.layer, nn.Embedding):
+        return torch.randint(0, len(site.W), (7,), generator=draw)
+    return torch.randn(7, site.I, dtype=torch.float64, generator=draw)
+
+
+def due(pack: Pack, k: int) -> bool:
+    """Whether an event moved trial k after its last step."""
+    part = pack.parts[0]
+    return any(event.due(part.plain(pack.members[k]), pack.t[k]) for event in part.variant.events)
+
+
+def trainable(variant: Variant, sites: Sequence[Site], trial: Member) -> int:
+    """What the method's own formulas say it trains, head left out."""
+    h = dict(trial.values) | dict(variant.fixed)
+    groups: dict[str, list[Site]] = {}
+    for site in sites:
+        groups.setdefault(variant.group(site), []).append(site)
+    return sum(count(variant.trainable, [site], h) for site in sites) + sum(
+        count(variant.trainable_shared, group, h) for group in groups.values()
+    )

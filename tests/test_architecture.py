@@ -23,9 +23,11 @@ LONGEST_FUNCTION = 80  # lines, docstring included
 LAYERS = (
     ("study", "study.errors", "study.space", "study.trial", "study.tracking", "study.redact"),
     ("study.analysis.*",),
-    ("study.optim", "study.assets", "study.design", "study.hardware", "study.home"),
+    ("study.optim", "study.streams", "study.assets", "study.design", "study.hardware", "study.home"),
     ("study.variants.*", "study.tasks.*"),
-    ("study.spec", "study.pack"),
+    ("study.spec", "study.frozen", "study.part"),
+    ("study.pack",),
+    ("study.statistics",),
     ("study.ledger", "study.migrations.*", "study.table"),
     ("study.worker",),
     ("study.engines.*", "study.controller", "study.progress"),

@@ -16,7 +16,8 @@ def test_adamw_equals_torch() -> None:
     p = torch.randn(40, dtype=torch.float64)
     theirs = torch.nn.Parameter(p.clone())
     reference = torch.optim.AdamW([theirs], lr=3e-3, weight_decay=0.1)
-    at, state = Columns({("site", "A"): (5, 8)}), optim.adamw(_h()).init(p)
+    at = Columns({("site", "A"): (5, 8)})
+    state = optim.adamw(_h()).init(p, at)
     for _ in range(20):
         g = torch.randn(40, dtype=torch.float64)
         theirs.grad = g.clone()
@@ -37,7 +38,7 @@ def test_a_lifted_optimizer_equals_the_rows_alone() -> None:
 
     def step(p, g, h):
         rule = optim.chain(optim.adamw(h), optim.scale_leaf("B", h["b_over_a"]))
-        return rule.update(g, rule.init(p), p, at)[0]
+        return rule.update(g, rule.init(p, at), p, at)[0]
 
     together = vmap(step)(p, g, h)
     for k in range(3):

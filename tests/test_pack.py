@@ -12,9 +12,12 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from study import optim, pack
+from study import optim, pack, part, streams
 from study.errors import BadInput
-from study.pack import Frozen, Member, NotPackable, Pack, order
+from study.frozen import Frozen, Layer, Layout, NotPackable
+from study.pack import Pack, _lift
+from study.part import Member
+from study.streams import order
 from study.variants import VARIANTS
 from tests import small
 
@@ -42,7 +45,7 @@ def test_clipping_over_the_whole_pack_is_caught(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_leaf_shared_by_mistake_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: every trial starts from the same random stream."""
-    monkeypatch.setattr(pack, "generator", lambda seed, *purpose: torch.Generator().manual_seed(0))
+    monkeypatch.setattr(part, "generator", lambda seed, *purpose: torch.Generator().manual_seed(0))
     with pytest.raises(AssertionError):
         _law("test_same_seed_same_number_and_other_seed_other_number")(LORA)
 
@@ -61,12 +64,7 @@ def test_a_layer_in_which_trials_cannot_be_told_apart_is_refused() -> None:
     """A (1, M, I) tensor through an adapted layer, as DeBERTa's position tables are."""
     trials = small.members(LORA)
     started = small.start(LORA, trials)
-    layer = started._lift(
-        started.parts[0],
-        started.parts[0].sites[0],
-        started.parts[0].views()["bert.encoder.layer.0.attention.self.query"],
-        16,
-    )
+    layer = _layer(started, 16)
     for shape in ((1, 8, 32), (8, 4, 32), (24, 4, 32)):
         with pytest.raises(NotPackable):
             layer(torch.zeros(shape, dtype=torch.float64))
@@ -76,12 +74,7 @@ def test_a_layer_in_which_trials_cannot_be_told_apart_is_refused() -> None:
 def test_one_trial_alone_takes_any_shape() -> None:
     trials = small.members(LORA)[:1]
     started = small.start(LORA, trials)
-    layer = started._lift(
-        started.parts[0],
-        started.parts[0].sites[0],
-        started.parts[0].views()["bert.encoder.layer.0.attention.self.query"],
-        4,
-    )
+    layer = _layer(started, 4)
     assert layer(torch.zeros(1, 8, 32, dtype=torch.float64)).shape == (1, 8, 32)
 
 
@@ -128,7 +121,8 @@ def test_packed_equals_alone_on_other_architectures(name: str) -> None:
 def _batch(name: str, trials: list[Member], step: int) -> pack.Batch:
     if name == "vit":
         pixels = [
-            torch.randn(4, 1, 8, 8, dtype=torch.float64, generator=pack.generator(m.seed, "data", step)) for m in trials
+            torch.randn(4, 1, 8, 8, dtype=torch.float64, generator=streams.generator(m.seed, "data", step))
+            for m in trials
         ]
         return {"pixel_values": torch.cat(pixels)}, torch.cat([(p.sum((1, 2, 3)) > 0).long() for p in pixels])
     inputs, targets = small.batch(trials, step)
@@ -190,3 +184,10 @@ def _law(name: str):
     from tests import test_variants
 
     return getattr(test_variants, name)
+
+
+def _layer(started: Pack, examples: int) -> Layer:
+    """The first adapted layer of a pack in a forward of so many examples."""
+    method, layout = started.parts[0], Layout(started.K, examples, torch.float64, None)
+    site = method.sites[0]
+    return _lift(method, site, method.views()[site.name], {}, layout, None)

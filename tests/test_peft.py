@@ -7,7 +7,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from study.pack import Member, Pack
+from study.pack import Pack
+from study.part import Member
 from study.variants import VARIANTS
 from tests import small
 

@@ -10,10 +10,32 @@ from study.errors import BadInput
 from study.space import named
 from study.variants.base import Variant
 
-NAMES = ("head_only", "lora", "rslora", "lora_plus", "dora", "pissa")
+NAMES = (
+    "head_only",
+    "full",
+    "layer_norm",
+    "lora",
+    "rslora",
+    "lora_plus",
+    "dora",
+    "pissa",
+)
 
 VARIANTS: dict[str, Variant] = {name: import_module(f"study.variants.{name}").VARIANT for name in NAMES}
-WAYS = ("init", "forward", "optimizer", "scaling", "reads_output", "merge")  # what a method may do its own way
+WAYS = (
+    "init",
+    "forward",
+    "optimizer",
+    "scaling",
+    "shared",
+    "group",
+    "penalty",
+    "events",
+    "needs",
+    "sites",
+    "reads_output",
+    "merge",
+)  # what a method may do its own way
 
 
 def variant(name: str, combine: Sequence[str] = ()) -> Variant:
@@ -50,7 +72,15 @@ def _combined(first: Variant, second: Variant) -> Variant:
         name=f"{first.name}+{second.name}",
         paper=f"{first.paper}, {second.paper}",
         knobs=tuple(knob for name, knob in knobs.items() if name not in fixed),
-        trainable=second.trainable if first.trainable == lora["trainable"] else first.trainable,
+        trainable=_one(first.trainable, second.trainable, lora["trainable"]),
+        trainable_shared=_one(first.trainable_shared, second.trainable_shared, lora["trainable_shared"]),
         frozen=first.frozen | second.frozen,
+        common=first.common | second.common,
+        pack_key=lambda h: (first.pack_key(h), second.pack_key(h)),
         fixed=fixed,
     )
+
+
+def _one(first: str, second: str, lora: str) -> str:
+    """The formula of the method that does not count as LoRA does."""
+    return second if first == lora else first
