@@ -6,14 +6,20 @@ The model stays an ordinary model in eval mode that sees all trials' examples as
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from study.errors import BadInput
+from study.stack import Entered, Pass, Prefixes, find, keys
+from study.tokens import Read, Tokens, places
 from study.variants.base import Site, Sites
 
 Layer = Callable[[Tensor], Tensor]
+
+PREFIX_BYTES = 512 << 20  # of remembered inputs of the first block in which trials differ, a worker
 
 
 class NotPackable(Exception):
@@ -36,51 +42,101 @@ class StandIn(nn.Module):
         return self.frozen(x) if self.adapted is None else self.adapted(x)
 
 
-class Layout:
-    """How the tensors of one forward lie: K trials outermost, each with as many rows as the others."""
+class Allowed(NamedTuple):
+    """What a model's stack of blocks can do and still give the same answer."""
 
-    def __init__(self, K: int, examples: int, dtype: torch.dtype, mask: Tensor | None) -> None:
-        self.K, self.examples, self.dtype = (
-            K,
-            examples,
-            dtype,
-        )  # examples: of all trials
-        self._mask = mask  # (K B) T: 0 where a token is padding
+    share: bool = False  # run what all trials have in common once
+    unpad: bool = False  # leave padding out
+    read: Read | None = None  # and, after the last attention, all tokens but one
+
+
+WAYS = [Allowed(share, True, read) for share in (True, False) for read in ("first", "last", None)] + [Allowed(True)]
+
+
+class Layout:
+    """How the tensors of one forward lie: K trials one after another, each with its own examples."""
+
+    def __init__(self, sizes: Sequence[int], dtype: torch.dtype, mask: Tensor | None, tokens: Tokens | None) -> None:
+        """`sizes`: examples of each trial. `mask`: 0 at padding. `tokens`: where padding is left out."""
+        self.sizes, self.K, self.examples = sizes, len(sizes), sum(sizes)
+        self.dtype, self._mask, self._tokens = dtype, mask, tokens  # dtype: what the model computes in
+
+    def spread(self, x: Tensor) -> Tensor:
+        """Ids that are one row for every example, as positions are, in a row of their own for each."""
+        return x if x.is_floating_point() or len(x) > 1 else x.expand(self.examples, *x.shape[1:])
 
     def split(self, x: Tensor, name: str) -> Tensor:
-        """The rows of each trial: (K B) ... I -> K N I, ids (K B) ... -> K N.
+        """The rows of each trial: (examples) ... I -> K N I, ids (examples) ... -> K N; the shorter repeat their last.
 
         Raises NotPackable where trials cannot be told apart.
         """
-        ids = not x.is_floating_point()
-        if ids and len(x) == 1:  # positions, the same for every example
-            x = x.expand(self.examples, *x.shape[1:])
-        if self.K > 1 and (len(x) == 0 or len(x) % self.examples):
-            raise NotPackable(f"{name}: input {tuple(x.shape)} for {self.examples} examples of {self.K} trials")
-        return x.reshape(self.K, -1) if ids else x.reshape(self.K, -1, x.shape[-1])
+        rows = x.reshape(-1, x.shape[-1]) if x.is_floating_point() else x.reshape(-1)
+        index = self._index(x, name)
+        return rows.reshape(self.K, -1, *rows.shape[1:]) if index is None else rows[index]
 
     def join(self, z: Tensor, x: Tensor) -> Tensor:
-        """The inverse of `split` for what came of x: K N O -> (K B) ... O, in the model's precision."""
-        if x.is_floating_point():
-            return z.to(x.dtype).reshape(*x.shape[:-1], z.shape[-1])
-        return z.to(self.dtype).reshape(-1, *x.shape[1:], z.shape[-1])
+        """The inverse of `split` for what came of x: K N O -> (examples) ... O, in the model's precision."""
+        floats = x.is_floating_point()
+        rows, shape = z.to(x.dtype if floats else self.dtype), x.shape[:-1] if floats else x.shape
+        counts = None if self.K == 1 else self._counts(x)
+        if counts is not None and len(set(counts)) > 1:
+            rows = torch.cat([trial[:count] for trial, count in zip(rows, counts, strict=True)])
+        return rows.reshape(*(shape if floats else (-1, *shape[1:])), z.shape[-1])
 
-    def valid(self, xs: Tensor) -> Tensor:
-        """Which of the rows K N ... are no padding: K N, 1 or 0."""
-        if self._mask is None or self._mask.numel() != xs.shape[0] * xs.shape[1]:
-            return xs.new_ones(xs.shape[:2])
-        return self._mask.reshape(xs.shape[:2]).to(xs.dtype)
+    def valid(self, x: Tensor, xs: Tensor) -> Tensor:
+        """Which of the rows K N ... that came of x are real tokens: K N, 1 or 0."""
+        counts = xs.new_tensor([xs.shape[1]] * self.K if self.K == 1 else self._counts(x))
+        valid = (torch.arange(xs.shape[1], device=xs.device) < counts[:, None]).to(xs.dtype)
+        padded = self._mask is not None and not self._flat(x) and x.shape[:2] == self._mask.shape
+        return valid * self.split(self._mask[..., None].to(xs.dtype), "")[..., 0] if padded else valid  # type: ignore[index]
+
+    def _flat(self, x: Tensor) -> bool:
+        """Whether x is 1 N ...: the real tokens alone, or those alone that are read."""
+        return (
+            self._tokens is not None
+            and x.dim() == 3
+            and len(x) == 1
+            and x.shape[1] in (len(self._tokens.index), self.examples)
+        )
+
+    def _counts(self, x: Tensor) -> list[int]:
+        """Rows of each trial in x."""
+        if self._tokens is not None and self._flat(x):
+            if x.shape[1] == self.examples:
+                return list(self.sizes)
+            return [sum(part) for part in _pieces(self._tokens.counts, self.sizes)]
+        an_example = x.numel() // (x.shape[-1] if x.is_floating_point() else 1) // self.examples
+        return [size * an_example for size in self.sizes]
+
+    def _index(self, x: Tensor, name: str) -> Tensor | None:
+        if self.K == 1:
+            return None
+        if not self._flat(x) and (len(x) == 0 or len(x) % self.examples):
+            raise NotPackable(f"{name}: input {tuple(x.shape)} for {self.examples} examples of {self.K} trials")
+        return places(self._counts(x))
 
 
 class Frozen:
     """A frozen Hugging Face model with a stand-in at every site; a worker keeps one for all its packs."""
 
-    def __init__(self, model: nn.Module, targets: str | None, heads: Iterable[str]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        targets: str | None,
+        heads: Iterable[str],
+        *,
+        unpad: bool = True,
+        skip_unread: bool = True,
+        cache_prefix: bool = True,
+    ) -> None:
         """`targets`: a regular expression on layer names (their ends suffice); None: all linear layers of the blocks.
 
-        Raises BadInput where no layer matches, or where a layer's weight is also another layer's.
+        `unpad`: compute nothing on padding inside the blocks, where the model allows it; `skip_unread`: nor, after the
+        last attention, on tokens whose final state the head does not read. `cache_prefix`: keep what enters the first
+        block in which trials differ. Raises BadInput where no layer matches, or where a layer's weight
+        is also another layer's.
         """
-        self.model = model
+        self.model, self.unpad, self.skip_unread = model, unpad, skip_unread
         linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
         head_names = _linear_heads(heads, linear)
         site_names = _matching(targets, [name for name in linear if name not in head_names])
@@ -91,6 +147,9 @@ class Frozen:
         self.heads = [self._site(name) for name in head_names]
         self.dtype = next(model.parameters()).dtype
         self.device = next(model.parameters()).device
+        self._stack = find(model, site_names)
+        self._prefixes = Prefixes(PREFIX_BYTES if cache_prefix else 0)
+        self._allowed: dict[frozenset[str], Allowed] = {}
 
     def of(self, which: Sites) -> list[Site]:
         """The layers a method adapts: the targets, the norms of the body, or all of its linear, norm and embedding
@@ -110,11 +169,102 @@ class Frozen:
             self.model.set_submodule(name, self.stand_ins[name])
         return self._sites[name]
 
-    def run(self, inputs: Mapping[str, Tensor], layers: Callable[[Layout], Mapping[str, Layer]], K: int) -> Tensor:
-        """The model's answer for K B examples, trials outermost: (K B) C. Raises NotPackable."""
-        layout = Layout(K, len(next(iter(inputs.values()))), self.dtype, inputs.get("attention_mask"))
-        with self._adapted(layers(layout)):
+    def run(
+        self,
+        inputs: Mapping[str, Tensor],
+        layers: Callable[[Layout], Mapping[str, Layer]],
+        sizes: Sequence[int],
+        *,
+        shared: bool = False,
+        every_token: bool = False,
+    ) -> Tensor:
+        """The model's answer, a row an example, trials outermost: (examples) C. Raises NotPackable.
+
+        `sizes`: examples of each trial. `shared`: the inputs are one trial's examples, and every trial sees them.
+        `every_token`: the layers are to see the tokens too whose final state the head does not read.
+        """
+        can = self.allows(inputs)
+        if shared and not can.share:
+            inputs, shared = _times(inputs, len(sizes)), False
+        mask, read = inputs.get("attention_mask"), None if every_token or not self.skip_unread else can.read
+        tokens = Tokens(mask, read) if can.unpad and self.unpad and mask is not None else None
+        K = len(sizes) if shared else 1
+        layout = Layout(sizes, self.dtype, _repeated(mask, K), tokens.times(K) if tokens else None)
+        adapted = layers(layout)
+        first = self._first(adapted)
+        if shared and first is None:
+            return self.run(_times(inputs, K), layers, sizes)
+        with self._adapted(adapted):
+            return self._answer(inputs, Pass(K, first or 0, tokens))
+
+    def allows(self, inputs: Mapping[str, Tensor]) -> Allowed:
+        """What this model's stack of blocks can do with such inputs and still give the same answer; found by trying."""
+        names, mask = frozenset(inputs), inputs.get("attention_mask")
+        padded = mask is None or bool((mask == 0).any())  # only padding can show what becomes of it
+        if self._stack is not None and padded and names not in self._allowed:
+            rows = slice(4) if mask is None else mask.sum(1).argsort()[:4]
+            self._allowed[names] = self._tried({name: value[rows] for name, value in inputs.items()})
+        return self._allowed.get(names, Allowed())
+
+    @torch.no_grad()
+    def _tried(self, few: dict[str, Tensor]) -> Allowed:
+        expected = self.model(**_times(few, 2)).logits
+        ways = [way for way in WAYS if "attention_mask" in few or not way.unpad]
+        return next((way for way in ways if self._holds(way, few, expected)), Allowed())
+
+    def _holds(self, way: Allowed, few: dict[str, Tensor], expected: Tensor) -> bool:
+        given = few if way.share else _times(few, 2)
+        tokens = Tokens(given["attention_mask"], way.read) if way.unpad else None
+        try:
+            answer = self._answer(given, Pass(2 if way.share else 1, 0, tokens))
+        except (RuntimeError, TypeError, ValueError, IndexError, KeyError):
+            return False
+        return answer.shape == expected.shape and _close(answer, expected)
+
+    def _answer(self, inputs: Mapping[str, Tensor], now: Pass) -> Tensor:
+        if self._stack is None:
             return self.model(**inputs).logits
+        if now.first > 0 and self._prefixes.most:
+            now = replace(now, entering=self._entering(inputs, now))
+        with self._stack.passing(now):
+            return self.model(**inputs).logits
+
+    @torch.no_grad()
+    def _entering(self, inputs: Mapping[str, Tensor], now: Pass) -> Tensor:
+        """What enters the first block in which trials differ, remembered or computed: 1 N H, or B T H with padding."""
+        assert self._stack is not None
+        known = self._prefixes.get(now.first, names := keys(inputs))
+        missing = [b for b, hidden in enumerate(known) if hidden is None]
+        if missing:
+            rows = {name: value[missing] for name, value in inputs.items()}
+            for b, hidden in zip(missing, self._computed(rows, now.first), strict=True):
+                known[b] = hidden
+                self._prefixes.put(now.first, names[b], hidden)
+        real = torch.cat([hidden for hidden in known if hidden is not None])[None]
+        mask = inputs.get("attention_mask")
+        if now.tokens is not None:
+            return real
+        return real[0].unflatten(0, (len(known), -1)) if mask is None else Tokens(mask).pad(real)
+
+    def _computed(self, inputs: Mapping[str, Tensor], first: int) -> list[Tensor]:
+        """T H for each example, padding left out."""
+        assert self._stack is not None
+        mask = inputs.get("attention_mask")
+        try:
+            with self._stack.passing(Pass(1, first, None, stop=True)):
+                self.model(**inputs)
+        except Entered as entered:
+            hidden = entered.hidden
+        return list(hidden) if mask is None else [row[real] for row, real in zip(hidden, mask != 0, strict=True)]
+
+    def _first(self, names: Iterable[str]) -> int | None:
+        """The first block in which trials differ: how many there are where none does, None where they do before it."""
+        if self._stack is None:
+            return None
+        heads = {site.name for site in self.heads}
+        blocks = [self._stack.block_of(name) for name in names if name not in heads]
+        known = [block for block in blocks if block is not None]
+        return min(known, default=len(self._stack.blocks)) if len(known) == len(blocks) else None
 
     @contextmanager
     def _adapted(self, layers: Mapping[str, Layer]) -> Iterator[None]:
@@ -126,6 +276,27 @@ class Frozen:
         finally:
             for name in layers:
                 self.stand_ins[name].adapted = None
+
+
+def _times(inputs: Mapping[str, Tensor], K: int) -> dict[str, Tensor]:
+    """K copies of a batch, one after another."""
+    return {name: value.repeat(K, *[1] * (value.dim() - 1)) for name, value in inputs.items()}
+
+
+def _repeated(mask: Tensor | None, K: int) -> Tensor | None:
+    return None if mask is None else mask.repeat(K, 1)
+
+
+def _close(answer: Tensor, expected: Tensor) -> bool:
+    """Equal up to the rounding of their precision."""
+    return bool((answer - expected).abs().max() <= expected.abs().max() * 8 * torch.finfo(expected.dtype).eps ** 0.75)
+
+
+def _pieces(values: Sequence[int], sizes: Sequence[int]) -> Iterator[Sequence[int]]:
+    start = 0
+    for size in sizes:
+        yield values[start : start + size]
+        start += size
 
 
 def _owns_weight(layer: nn.Module) -> bool:

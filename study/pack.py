@@ -47,12 +47,28 @@ class Pack:
         """Trials in the pack now."""
         return len(self.members)
 
-    def outputs(self, inputs: dict[str, Tensor], penalties: list[Tensor] | None = None) -> Tensor:
-        """The model's answer for K B examples, trials outermost: K B C. Raises NotPackable.
+    def outputs(
+        self,
+        inputs: dict[str, Tensor],
+        penalties: list[Tensor] | None = None,
+        *,
+        shared: bool = False,
+        sizes: Sequence[int] | None = None,
+    ) -> Tensor:
+        """The model's answer, trials outermost, a row an example: (K B) C. Raises NotPackable.
 
-        In training the methods' penalties, K each, are put on the list.
+        In training the methods' penalties, K each, are put on the list. `shared`: the inputs are B examples that every
+        trial sees. `sizes`: examples of each trial where they are not all B.
         """
-        return self.frozen.run(inputs, lambda layout: self.layers(layout, penalties), self.K)
+        rows = len(next(iter(inputs.values())))
+        each = sizes or [rows if shared else rows // self.K] * self.K
+        return self.frozen.run(
+            inputs,
+            lambda layout: self.layers(layout, penalties),
+            each,
+            shared=shared,
+            every_token=any(part.variant.penalty for part in self.parts),  # which counts tokens
+        )
 
     def layers(self, layout: Layout, penalties: list[Tensor] | None = None) -> dict[str, Layer]:
         """What takes the place of the frozen layers in one forward, by name."""
@@ -63,17 +79,19 @@ class Pack:
                 lifted[site.name] = _lift(part, site, views[site.name], constants[site.name], layout, penalties)
         return lifted
 
-    def step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def step(self, batch: Batch, *, shared: bool = False, sizes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """One training step of every trial: (K losses before the step, K bool: still finite after it).
 
-        A row that is not finite is the caller's to drop; until then its neighbours do not notice it.
+        The batch is every trial's own examples, trials outermost: B of each, or as `sizes` says. `shared`: it is B
+        examples that every trial sees. A row that is not finite is the caller's to drop; its neighbours do not notice.
         """
         for part in self.parts:
             rates = [optim.scheduled(m.values, t, self.steps) for m, t in zip(self.members, self.t, strict=True)]
             part.h["learning_rate"] = part.empty.new_tensor(rates)
         inputs, targets = batch
         penalties: list[Tensor] = []
-        losses = self.losses(self.outputs(inputs, penalties), targets)
+        outputs = self.outputs(inputs, penalties, shared=shared, sizes=sizes)
+        losses = self.losses(outputs, targets.repeat(self.K) if shared else targets, sizes)
         total = torch.stack([losses, *(penalty.to(losses.dtype) for penalty in penalties)]).sum()
         gradients = torch.autograd.grad(total, [part.W for part in self.parts])
         with torch.no_grad():
@@ -100,8 +118,8 @@ class Pack:
         """Every trial on the same examples: (K mean losses, K N predictions, N targets)."""
         total, predictions, seen = torch.zeros(self.K, dtype=torch.float64), [], []
         for inputs, targets in batches:
-            outputs = self.outputs({name: torch.cat([value] * self.K) for name, value in inputs.items()})
-            losses = self.loss(_full(outputs), torch.cat([targets] * self.K))
+            outputs = self.outputs(inputs, shared=True)
+            losses = self.loss(_full(outputs), targets.repeat(self.K))
             total += losses.reshape(self.K, -1).double().sum(1)
             predictions.append(predict(outputs).reshape(self.K, -1))
             seen.append(targets)
@@ -132,9 +150,12 @@ class Pack:
         """How many parameters trial k trains, head included."""
         return sum(int(part.live[k].sum()) for part in self.parts)
 
-    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def losses(self, outputs: Tensor, targets: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
         """The mean loss of each trial's examples: K."""
-        return self.loss(_full(outputs), targets).reshape(self.K, -1).mean(1)
+        losses = self.loss(_full(outputs), targets)
+        if sizes is None:
+            return losses.reshape(self.K, -1).mean(1)
+        return torch.stack([mine.mean() for mine in losses.split(list(sizes))])
 
 
 def _lift(
@@ -146,10 +167,11 @@ def _lift(
     penalty = vmap(lambda x, p, h: variant.penalty(x, site, p | constants, h)) if variant.penalty else None  # type: ignore[misc]
 
     def layer(x: Tensor) -> Tensor:
+        x = layout.spread(x)
         xs = layout.split(x, site.name)
         ys = layout.split(site.layer(x), site.name) if variant.reads_output else xs
         if penalty and penalties is not None:
-            penalties.append(penalty(xs, p, part.h | {"valid": layout.valid(xs)}))
+            penalties.append(penalty(xs, p, part.h | {"valid": layout.valid(x, xs)}))
         return layout.join(forward(xs, ys, p, part.h), x)
 
     return layer

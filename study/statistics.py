@@ -41,7 +41,7 @@ def _gradient(head: Pack, batch: Batch) -> Mapping[str, Tensor]:
     def layers(layout: Layout) -> Mapping[str, Layer]:
         return head.layers(layout) | {site.name: _with(site, weights[site.name]) for site in frozen.sites}
 
-    losses = head.losses(frozen.run(inputs, layers, 1), targets)
+    losses = head.losses(frozen.run(inputs, layers, [len(targets)]), targets)
     gradients = torch.autograd.grad(losses.sum(), list(weights.values()))
     return {name: gradient.double() for name, gradient in zip(weights, gradients, strict=True)}
 
@@ -58,7 +58,7 @@ def _inputs(head: Pack, batch: Batch) -> Mapping[str, Tensor]:
     def reading(site: Site, layout: Layout) -> Layer:
         def layer(x: Tensor) -> Tensor:
             rows = layout.split(x, site.name)  # 1 N I
-            real = (rows * layout.valid(rows)[..., None])[0].double()
+            real = (rows * layout.valid(x, rows)[..., None])[0].double()
             seen[site.name] = real.T @ real
             return site.layer(x)
 
@@ -67,7 +67,7 @@ def _inputs(head: Pack, batch: Batch) -> Mapping[str, Tensor]:
     def layers(layout: Layout) -> Mapping[str, Layer]:
         return head.layers(layout) | {site.name: reading(site, layout) for site in head.frozen.sites}
 
-    head.frozen.run(batch[0], layers, 1)
+    head.frozen.run(batch[0], layers, [len(batch[1])], every_token=True)
     return seen
 
 

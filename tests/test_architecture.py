@@ -23,8 +23,9 @@ LONGEST_FUNCTION = 80  # lines, docstring included
 LAYERS = (
     ("study", "study.errors", "study.space", "study.trial", "study.tracking", "study.redact"),
     ("study.analysis.*",),
-    ("study.optim", "study.streams", "study.assets", "study.design", "study.hardware", "study.home"),
+    ("study.optim", "study.streams", "study.tokens", "study.assets", "study.design", "study.hardware", "study.home"),
     ("study.variants.*", "study.tasks.*"),
+    ("study.stack",),
     ("study.spec", "study.frozen", "study.part"),
     ("study.pack",),
     ("study.statistics",),

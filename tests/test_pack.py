@@ -188,6 +188,6 @@ def _law(name: str):
 
 def _layer(started: Pack, examples: int) -> Layer:
     """The first adapted layer of a pack in a forward of so many examples."""
-    method, layout = started.parts[0], Layout(started.K, examples, torch.float64, None)
+    method, layout = started.parts[0], Layout([examples // started.K] * started.K, torch.float64, None, None)
     site = method.sites[0]
     return _lift(method, site, method.views()[site.name], {}, layout, None)
