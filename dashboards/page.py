@@ -22,6 +22,7 @@ TITLES = {
     "response": "Where is a good learning rate?",
     "sensitivity": "What does it cost not to tune a knob?",
     "comparison": "Tuned alike, does a variant beat the reference?",
+    "cost": "What does a step cost?",
 }
 READINGS = {
     "variance": "The variance of the score over the declared ranges, divided among the knobs. A share is always a "
@@ -31,6 +32,7 @@ READINGS = {
     "counted as worse than the untouched base model (learning-rate sensitivity, Wortsman et al. 2023).",
     "comparison": "Each variant at its own setting, selected on validation by one rule and one budget, on fresh paired "
     "seeds and the test split.",
+    "cost": "Medians over a variant's trials, each charged its share of its pack, with the machines and packs at hand.",
 }
 
 

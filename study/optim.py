@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from study.errors import BadInput
 from study.space import Choice, Knob, Levels, LogFloat, Value
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -92,12 +93,17 @@ def adamw(h: Mapping[str, Tensor]) -> Transform:
 
 
 def scale_leaf(name: str, factor: Tensor) -> Transform:
-    """The step of every leaf called `name`, times `factor`: its own learning rate."""
+    """The step of every leaf called `name`, times `factor`: its own rate. Raises BadInput where there is none."""
+
+    def init(p: Tensor, at: Columns) -> State:
+        if all(leaf != name for _, leaf in at.shapes):
+            raise BadInput("combine", f"a step size of {name} for a method without {name}", "methods that train a pair")
+        return {}
 
     def update(g: Tensor, state: State, p: Tensor, at: Columns) -> tuple[Tensor, State]:
         return torch.where(at.where(name), g * factor, g), state
 
-    return Transform(lambda p, at: {}, update)
+    return Transform(init, update)
 
 
 def scheduled(h: Mapping[str, Value], t: int, steps: int) -> float:

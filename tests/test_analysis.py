@@ -14,6 +14,7 @@ from study.analysis import POOLED, Finding, Plan, analyze, ranking
 from study.analysis.axis import axis_of
 from study.analysis.cells import cells, explored, replicate_variance
 from study.analysis.compare import compare
+from study.analysis.cost import cost
 from study.analysis.curves import one_decade, shortfall, window
 from study.analysis.known import START, Surface, simulate
 from study.analysis.response import response_of
@@ -47,6 +48,19 @@ def confirm(table: pd.DataFrame, seeds: int, gap: float = 0.0) -> pd.DataFrame:
         scores = {"val_score": score, "test_score": score, "diverged": False, "state": "finished"}
         rows.append(first.to_dict() | scores | {"variant": variant, "phase": "confirm", "seed": seed})
     return pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
+
+
+def test_cost_is_the_median_step_against_the_reference() -> None:
+    table = study(8).assign(steps=10, trainable=7)
+    table["cpu_seconds"] = table["variant"].map({"lora": 0.2, "pissa": 0.3})
+    lora, pissa = cost(table, PLAN, TASK)
+    assert lora.values == {"CPU ms per step": pytest.approx(20), "trainable parameters": 7}
+    assert pissa.values["times lora"] == pytest.approx(1.5)
+    assert "1.5 times that of lora; it trains 7 parameters" in pissa.sentence
+
+
+def test_results_without_their_cost_are_not_asked_for_it() -> None:
+    assert cost(study(8), PLAN, TASK) == []
 
 
 # The findings as a whole

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
+from study.errors import BadInput
 from study.part import Member
 from study.space import named
 from study.streams import generator
@@ -230,9 +231,21 @@ def test_dora_measures_the_rows_of_the_moved_weight(init: str) -> None:
     assert torch.allclose(dora.lengths(site, p, h), moved.norm(dim=1), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("first", "second"), [("head_only", "dora"), ("dora", "dora"), ("pissa", "pissa")])
-def test_methods_that_change_the_same_thing_do_not_combine(first: str, second: str) -> None:
-    from study.errors import BadInput
+CLASHES = [("head_only", "dora"), ("dora", "dora"), ("pissa", "pissa"), ("melora", "pissa"), ("loha", "pissa")]
 
+
+@pytest.mark.parametrize(("first", "second"), CLASHES)
+def test_methods_that_change_the_same_thing_do_not_combine(first: str, second: str) -> None:
     with pytest.raises(BadInput, match="both change"):
         variant(first, [second])
+
+
+def test_a_step_size_for_a_leaf_that_is_not_there_is_refused() -> None:
+    method = variant("loha", ["lora_plus"])
+    with pytest.raises(BadInput, match="a step size of B"):
+        small.start(method, small.members(method))
+
+
+def test_a_knob_that_one_of_two_methods_has_done_away_with_is_no_knob_of_both() -> None:
+    assert "init" not in named(variant("miss", ["lora_plus"]).knobs)
+    assert "b_over_a" in named(variant("melora", ["lora_plus"]).knobs)

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from study.analysis.compare import compare
+from study.analysis.cost import cost
 from study.analysis.finding import POOLED, Estimate, Finding
 from study.analysis.plan import Plan
 from study.analysis.response import response
@@ -11,7 +12,7 @@ from study.analysis.variance import Rank, ranking, variance
 
 __all__ = ["POOLED", "Estimate", "Finding", "Plan", "Rank", "analyze", "ranking"]
 
-QUESTIONS = (response, sensitivity, variance, compare)
+QUESTIONS = (response, sensitivity, variance, compare, cost)
 
 
 def analyze(table: pd.DataFrame, plan: Plan) -> list[Finding]:

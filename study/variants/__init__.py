@@ -1,14 +1,14 @@
 """The registry: one file per method, one name here; and methods of different axes put together."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import reduce
 from importlib import import_module
 from typing import Any
 
 from study.errors import BadInput
 from study.space import named
-from study.variants.base import Variant
+from study.variants.base import Plain, Variant
 
 NAMES = (
     "head_only",
@@ -18,7 +18,33 @@ NAMES = (
     "rslora",
     "lora_plus",
     "dora",
+    "lora_fa",
+    "lora_pro",
+    "loft",
+    "delora",
+    "ia3",
     "pissa",
+    "milora",
+    "olora",
+    "nzlora",
+    "lora_ga",
+    "lora_one",
+    "eva",
+    "vera",
+    "rasa",
+    "denselora",
+    "relora",
+    "adalora",
+    "loramoe",
+    "goat",
+    "melora",
+    "gralora",
+    "moslora",
+    "hira",
+    "loha",
+    "lokr",
+    "randlora",
+    "miss",
 )
 
 VARIANTS: dict[str, Variant] = {name: import_module(f"study.variants.{name}").VARIANT for name in NAMES}
@@ -58,6 +84,7 @@ def _combined(first: Variant, second: Variant) -> Variant:
     clash = [way for way in WAYS if lora[way] is not mine[way] is not other[way] is not lora[way]]
     clash += ["the same things"] if second.name in first.name.split("+") else []
     clash += [f"the knob {name}" for name in first.fixed if name in second.fixed]
+    clash += [f"the knob {name}" for a, b in ((first, second), (second, first)) for name in _unknown(a, b)]
     if clash:
         raise BadInput(
             "combine",
@@ -65,7 +92,7 @@ def _combined(first: Variant, second: Variant) -> Variant:
             "methods that change different things",
         )
     fixed = {**first.fixed, **second.fixed}
-    knobs = named((*first.knobs, *second.knobs))
+    knobs = {name: knob for name, knob in named((*first.knobs, *second.knobs)).items() if _spent(name, first, second)}
     changed = {way: other[way] for way in WAYS if other[way] is not lora[way]}
     return first._replace(
         **changed,
@@ -76,9 +103,24 @@ def _combined(first: Variant, second: Variant) -> Variant:
         trainable_shared=_one(first.trainable_shared, second.trainable_shared, lora["trainable_shared"]),
         frozen=first.frozen | second.frozen,
         common=first.common | second.common,
-        pack_key=lambda h: (first.pack_key(h), second.pack_key(h)),
+        pack_key=_both(first, second) if other["pack_key"] is not lora["pack_key"] else first.pack_key,
         fixed=fixed,
     )
+
+
+def _both(first: Variant, second: Variant) -> Callable[[Plain], Hashable]:
+    return lambda h: (first.pack_key(h), second.pack_key(h))
+
+
+def _unknown(first: Variant, second: Variant) -> list[str]:
+    """What the first method decides and the second has no use for, as a start where there is no pair to start."""
+    return [name for name in first.fixed if name not in {**named(second.knobs), **second.fixed}]
+
+
+def _spent(name: str, first: Variant, second: Variant) -> bool:
+    """Whether both methods together still spend a knob: one of LoRA's own does where neither has done away with it."""
+    owners = [method for method in (first, second) if name in named(method.knobs) or name in method.fixed]
+    return name not in named(VARIANTS["lora"].knobs) or len(owners) == 2
 
 
 def _one(first: str, second: str, lora: str) -> str:

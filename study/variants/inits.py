@@ -1,7 +1,8 @@
 """Where A and B start: the levels of the `init` knob.
 
 Each draws one site's pair: A: R I, B: O R. A start that is not zero is taken off again: it comes with frozen copies
-A0, B0, and `low_rank` computes the difference from them, so every trial begins at the base model.
+A0, B0, and `low_rank` computes the difference from them, so that the trial begins at the base model. LoRA-One alone
+keeps its start, which is a step of its own.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from study.errors import BadInput
 from study.variants.base import Leaves, Plain, Site
+
+GAMMA, GAMMA_ONE, RHO = 16.0, 128.0, 1.0  # of `lora_ga`, `lora_one` and `eva` in methods without that knob
 
 
 def kaiming(site: Site, h: Plain, generator: torch.Generator) -> Leaves:
@@ -40,10 +44,68 @@ def nonzero(site: Site, h: Plain, generator: torch.Generator) -> Leaves:
 
 def pissa(site: Site, h: Plain, generator: torch.Generator) -> Leaves:
     """The r largest singular triplets of W, divided by s (Meng et al. 2024, arXiv:2404.02948, equations 2-4)."""
-    U, S, Vh = site.svd
+    return _of_weight(site, h, slice(int(h["rank"])))
+
+
+def milora(site: Site, h: Plain, generator: torch.Generator) -> Leaves:
+    """The r smallest singular triplets of W, divided by s (Wang et al. 2024, arXiv:2406.09044, section 3)."""
+    M = min(site.O, site.I)
+    return _of_weight(site, h, slice(M - int(h["rank"]), M))
+
+
+def olora(site: Site, h: Plain, generator: torch.Generator) -> Leaves:
+    """W = Q R: B the first r columns of Q, A the first r rows of R (Büyükakyüz 2024, arXiv:2406.01775, algorithm 1)."""
     rank = int(h["rank"])
-    root = (S[:rank] / float(h["scale"])).sqrt()
-    return compensated(root[:, None] * Vh[:rank], U[:, :rank] * root)
+    Q, R = torch.linalg.qr(site.W.double())
+    return compensated(R[:rank], Q[:, :rank])
+
+
+def lora_ga(site: Site, h: Plain, generator: torch.Generator) -> Leaves:
+    """A the first r right and B the next r left singular vectors of the gradient, both times O^(1/4) / sqrt gamma.
+
+    Wang et al. 2024, arXiv:2407.05000, algorithm 1. Raises BadInput where fewer than 2 r triplets are kept.
+    """
+    (U, _, Vh), rank = site.stats["gradient"], int(h["rank"])
+    _kept(site, Vh, 2 * rank, "gradient")
+    size = site.O**0.25 / float(h.get("gamma", GAMMA)) ** 0.5
+    return compensated(size * Vh[:rank], size * U[:, rank : 2 * rank])
+
+
+def lora_one(site: Site, h: Plain, generator: torch.Generator) -> Leaves:
+    """B A = -G_r / (gamma S_1), the best rank-r descent step, and it is kept (Zhang et al. 2025, arXiv:2502.01235).
+
+    S_1, by which the released code divides, makes the step's largest singular value s / gamma at every layer. Raises
+    BadInput where fewer than r triplets are kept.
+    """
+    (U, S, Vh), rank = site.stats["gradient"], int(h["rank"])
+    _kept(site, Vh, rank, "gradient")
+    root = (S[:rank] / (S[0] * float(h.get("gamma", GAMMA_ONE)))).sqrt()
+    return {"A": root[:, None] * Vh[:rank], "B": -U[:, :rank] * root}
+
+
+def eva(site: Site, h: Plain, generator: torch.Generator) -> Leaves:
+    """A the directions in which the inputs vary most, B = 0 (Paischer et al. 2024, arXiv:2410.07170, section 3).
+
+    r a layer is shared out to the components that explain the largest share of their layer's variance, at most r rho to
+    a layer, so ranks differ by site. Raises BadInput where r rho exceeds the components that are kept.
+    """
+    rank, most = int(h["rank"]), round(int(h["rank"]) * float(h.get("rho", RHO)))
+    places = site.stats["places"].U  # C M
+    _kept(site, places, most, "inputs")
+    own = int((places[most - 1, :most] < rank).sum())
+    return _from_A(site, site.stats["inputs"].Vh[:own].clone())
+
+
+def _of_weight(site: Site, h: Plain, at: slice) -> Leaves:
+    U, S, Vh = site.svd
+    root = (S[at] / float(h["scale"])).sqrt()
+    return compensated(root[:, None] * Vh[at], U[:, at] * root)
+
+
+def _kept(site: Site, triplets: Tensor, wanted: int, name: str) -> None:
+    if wanted > len(triplets):
+        problem = f"asks for {wanted} singular triplets of the {name} of {site.name}"
+        raise BadInput("rank", problem, f"{len(triplets)} are kept")
 
 
 def compensated(A: Tensor, B: Tensor) -> Leaves:
@@ -61,8 +123,18 @@ INITS: dict[str, Callable[[Site, Plain, torch.Generator], Leaves]] = {
     "orthogonal": orthogonal,
     "nonzero": nonzero,
     "pissa": pissa,
+    "milora": milora,
+    "olora": olora,
+    "lora_ga": lora_ga,
+    "lora_one": lora_one,
+    "eva": eva,
 }
-COMPENSATED = frozenset({"nonzero", "pissa"})
+COMPENSATED = frozenset({"nonzero", "pissa", "milora", "olora", "lora_ga"})
+NEEDS = {  # what a start reads of the frozen model, see statistics.py
+    "lora_ga": frozenset({"gradient"}),
+    "lora_one": frozenset({"gradient"}),
+    "eva": frozenset({"inputs", "places"}),
+}
 
 
 def pair(site: Site, h: Plain, generator: torch.Generator) -> Leaves:
@@ -73,3 +145,8 @@ def pair(site: Site, h: Plain, generator: torch.Generator) -> Leaves:
 def has_start(h: Plain) -> bool:
     """Whether the pair carries A0, B0: trials with and without them do not share a pack."""
     return h["init"] in COMPENSATED
+
+
+def needs(h: Plain) -> frozenset[str]:
+    """The statistics that the trial's start reads."""
+    return NEEDS.get(str(h.get("init")), frozenset())

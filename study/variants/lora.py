@@ -27,5 +27,6 @@ VARIANT = Variant(
     init=inits.pair,
     forward=forward,
     frozen=frozenset({"A0", "B0"}),
+    needs=inits.needs,
     pack_key=inits.has_start,
 )
