@@ -1,6 +1,6 @@
 # Everything there is to do here; `make` lists it. Nothing needs root: what is installed goes to .venv.
 # Variables: PIP_ARGS goes to `pip install` (an index, --upgrade), PYTHON is tried before the usual names,
-# SPEC is what `make study` launches, JOBS is how many test processes run at once.
+# SPEC is what `make study` launches, NAME what `make new-variant` begins, JOBS is how many test processes run at once.
 SPEC ?= studies/quickstart.yaml
 JOBS ?= 2
 PIP_ARGS ?=
@@ -11,10 +11,10 @@ PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help study test test-all lint bench ui
+.PHONY: help study test test-all lint bench bench-full docs new-variant ui
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 study: .venv/installed ## launch studies/quickstart.yaml: a real study with its report (about 10 minutes on 2 cores)
 	.venv/bin/lorascope launch $(SPEC)
@@ -30,8 +30,18 @@ lint: .venv/installed-lint ## check style, format and types
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-bench: .venv/installed-test ## measure how often the reported 95 % intervals cover the truth
+bench: .venv/installed-test ## measure lorascope beside Optuna with HF peft (about 40 minutes on 2 idle cores)
+	.venv/bin/python -m benchmarks
+
+bench-full: .venv/installed-test ## the same with every cell, then how often 95 % intervals cover the truth (hours)
+	.venv/bin/python -m benchmarks --full
 	.venv/bin/python -m benchmarks.coverage
+
+docs: .venv/installed ## write docs/variants.md from the registry
+	.venv/bin/python -m study.variants.page > docs/variants.md
+
+new-variant: .venv/installed ## start study/variants/NAME.py, LoRA with one function to change, and register it
+	.venv/bin/python -m study.variants.new $(NAME)
 
 ui: .venv/installed ## browse the runs in MLflow
 	.venv/bin/lorascope ui

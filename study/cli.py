@@ -180,6 +180,7 @@ def validate(spec: SpecArgument, home: HomeOption = None, storage: StorageOption
     """Check a spec, its model and its data, and print the study it stands for: cells, trials, packs, time."""
     from study import session
     from study import spec as specs
+    from study.planner import shown
 
     place = _home(home)
     ledger = _ledger(place, storage)
@@ -188,13 +189,12 @@ def validate(spec: SpecArgument, home: HomeOption = None, storage: StorageOption
     models = session.check_ranks(asked, prepared, str(spec))
     cells = session.estimate(asked, ledger.study(asked.name), models, prepared)
     sys.stdout.write(specs.dump(specs.resolved(asked)))
-    rows = [vars(cell) | {"minutes": f"{cell.seconds / 60:.1f}"} for cell in cells]
-    _print_table("cells", rows, ("task", "variant", "settings", "trials", "packs", "minutes"))
+    rows = [vars(cell) | {"memory": shown(cell.memory), "minutes": f"{cell.seconds / 60:.1f}"} for cell in cells]
+    _print_table("cells", rows, ("task", "variant", "settings", "trials", "packs", "pack", "memory", "minutes"))
     minutes = (sum(cell.seconds for cell in cells) + session.START_SECONDS) / 60
     _say(f"{len(cells)} cells, {sum(c.trials for c in cells)} trials, {sum(c.packs for c in cells)} packs;")
-    _say(
-        f"about {minutes:.0f} min on {session.workers(asked)} workers in {asked.compute.dtype}, if no result exists yet"
-    )
+    where = f"{session.workers(asked)} workers on {asked.compute.device} in {asked.compute.dtype}"
+    _say(f"about {minutes:.0f} min with {where}, if no result exists yet")
 
 
 @app.command()
@@ -204,29 +204,16 @@ def variants(
     home: HomeOption = None,
     storage: StorageOption = None,
 ) -> None:
-    """The LoRA variants that can be studied, wherever the home is."""
-    from study.optim import ADAMW_KNOBS
-    from study.variants import VARIANTS, variant
+    """The LoRA variants that can be studied, by what they change, wherever the home is."""
+    from study.variants import VARIANTS, taxonomy, variant
 
     chosen = [variant(name)] if name else list(VARIANTS.values())
-    rows = [
-        {
-            "name": v.name,
-            "axis": str(v.axis),
-            "category": v.category,
-            "paper": v.paper,
-            "knobs": [knob.name for knob in v.knobs],
-            "trainable": v.trainable,
-        }
-        for v in chosen
-    ]
     if as_json:
-        _print_json(rows)
+        _print_json([taxonomy.entry(one)._asdict() for one in chosen])
         return
-    every = [knob.name for knob in ADAMW_KNOBS]
-    own = [row | {"own knobs": ", ".join(knob for knob in row["knobs"] if knob not in every)} for row in rows]
-    _print_table("variants", own, ("name", "axis", "category", "paper", "own knobs", "trainable"))
-    typer.echo(f"every variant also has {', '.join(every)}")
+    for axis, rows in taxonomy.by_axis(chosen).items():
+        _print_table(axis, [row.shown() for row in rows], taxonomy.COLUMNS)
+    typer.echo(f"every variant also has {', '.join(taxonomy.EVERY)}")
 
 
 @app.command()
@@ -292,7 +279,7 @@ def _run(asked: "StudySpec", where: str, home: "Home", storage: str | None, trac
     asked = session.admit(ledger, asked, where)
     uri = _tracking(tracking_uri, ledger.study(asked.name), home)
     prepared = session.prepared(asked, home.cache, where)
-    session.check_ranks(asked, prepared, where)
+    plans = session.plans(asked, session.check_ranks(asked, prepared, where))
     ledger.create_study(asked.name, specs.resolved(asked), [])
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill stops as cleanly as Ctrl-C
     progress = Progress(asked.tasks)
@@ -300,7 +287,8 @@ def _run(asked: "StudySpec", where: str, home: "Home", storage: str | None, trac
         setup = Setup(ledger.url, home.cache, mirror.writer, provenance())
         try:
             with Local(setup, session.workers(asked)) as engine, progress:
-                controller = Controller(asked, ledger, lease, engine, mirror.tracker, mirror.place, progress, prepared)
+                told = (mirror.tracker, mirror.place, progress)
+                controller = Controller(asked, ledger, lease, engine, *told, prepared, plans)
                 controller.run()
             _drain(mirror, controller)
         except KeyboardInterrupt:

@@ -3,7 +3,6 @@
 Optuna keeps one study per cell, in memory, rebuilt from the ledger at every start: there is nothing to reconcile.
 """
 
-import math
 import threading
 import time
 from collections import deque
@@ -20,17 +19,17 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from study import design
 from study.errors import BadInput
 from study.ledger import Ledger, Superseded
+from study.planner import Plan, packs
 from study.space import Knob, LogFloat, Space, Value
 from study.spec import StudySpec, TaskSpec, VariantSpec, resolved, space
 from study.tasks import task as registered
 from study.tasks.base import Prepared
 from study.tracking import Tracker
-from study.trial import TRAINING_VERSION, Phase, Trial, digest
+from study.trial import TRAINING_VERSION, Phase, Result, Trial, digest
 from study.variants import variant
 from study.variants.base import Variant
 from study.worker import Ended, Event, Job, numbers
 
-CPU_PACK_SIZE = 8  # takes nearly all that packing gives on a core; larger packs leave the caches
 RENEW_SECONDS = 5.0
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -61,6 +60,12 @@ class Cell:
     prepared: Prepared
     space: Space
     dtype: str
+    halving: bool = False
+
+    @property
+    def label(self) -> tuple[str, str]:
+        """What the ledger calls its task and its variant."""
+        return self.spec.label, self.chosen.label
 
     @property
     def method(self) -> Variant:
@@ -83,6 +88,8 @@ class Cell:
     def document(self, values: Mapping[str, Value], phase: Phase) -> dict[str, Any]:
         """What determines a trial's numbers, but the seed: hashed, it is the key."""
         test = {"test": self.prepared.fingerprints["test"]} if phase == "confirm" else {}
+        # A search that may stop a trial early has no result of the same setting trained to its end.
+        early = {"halving": True} if self.halving and phase == "explore" else {}
         budget = self.spec.budget.model_dump()
         cell = {
             "variant": self.chosen.name,
@@ -90,7 +97,7 @@ class Cell:
             "targets": self.spec.targets,
             "budget": budget,
         }
-        return self.start | test | cell | {"values": dict(values)}
+        return self.start | test | early | cell | {"values": dict(values)}
 
     def trial(self, values: Mapping[str, Value], phase: Phase, seed: int) -> Trial:
         """The study's claim on this setting and seed."""
@@ -110,6 +117,7 @@ class Proposer:
         kind, points = spec.design.kind, spec.design.points
         self.planned = [] if kind == "tpe" else design.settings(kind, points, spec.design.seed, columns, cell.space)
         self.asked: dict[str, tuple[optuna.Trial, Mapping[str, Value]]] = {}
+        self.told: set[str] = set()
 
     def ask(self, values: Mapping[str, Value]) -> None:
         """Put one given setting on the study's list."""
@@ -136,20 +144,30 @@ class Proposer:
         seeds = self.spec.seeds.of("explore")
         return [self.cell.trial(values, "explore", seed) for _, values in self.asked.values() for seed in seeds]
 
-    def tell(self, scores: Mapping[tuple[str, int], float]) -> None:
-        """Close every setting all of whose seeds have a score."""
-        for key, (trial, _) in self.asked.items():
-            mine = [scores[key, seed] for seed in self.spec.seeds.of("explore") if (key, seed) in scores]
+    def tell(self, results: Mapping[tuple[str, int], Result]) -> None:
+        """Close every setting all of whose seeds have a result; one that was stopped early is pruned."""
+        for key in [key for key in self.asked if key not in self.told]:
+            mine = [results[key, seed] for seed in self.spec.seeds.of("explore") if (key, seed) in results]
             if len(mine) == self.spec.seeds.explore:
-                self.study.tell(trial, fmean(mine), skip_if_finished=True)
+                self.told.add(key)
+                self._close(self.asked[key][0], mine)
+
+    def _close(self, trial: optuna.Trial, mine: Sequence[Result]) -> None:
+        score = fmean(result.val_score for result in mine)
+        if any(result.state == "stopped" for result in mine):
+            trial.report(score, max(result.steps for result in mine))
+            self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            self.study.tell(trial, score)
 
     def best(self) -> Mapping[str, Value] | None:
-        """The setting with the best mean validation score, None before there is one."""
+        """The setting with the best mean validation score, the first of equals; None before there is one."""
         complete = self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
         if not complete:
             return None
-        number = self.study.best_trial.number
-        return next(values for trial, values in self.asked.values() if trial.number == number)
+        better = max if self.study.direction == optuna.study.StudyDirection.MAXIMIZE else min
+        best = better(complete, key=lambda trial: trial.values[0])
+        return next(values for trial, values in self.asked.values() if trial.number == best.number)
 
 
 def _distribution(knob: Knob) -> BaseDistribution:
@@ -231,6 +249,7 @@ class Controller:
     place: str  # where the tracker mirrors to, as the ledger's mirrors call it
     watcher: Watcher
     prepared: Mapping[str, Prepared]  # by task label
+    plans: Mapping[tuple[str, str], Plan]  # by the labels of task and variant
     _jobs: int = field(default=0, init=False)
 
     def run(self) -> None:
@@ -246,9 +265,9 @@ class Controller:
 
     def cells(self) -> list[Cell]:
         """Every (task, variant) pair."""
-        name, dtype = self.spec.name, self.spec.compute.dtype
+        name, dtype, halving = self.spec.name, self.spec.compute.dtype, self.spec.design.halving
         return [
-            Cell(name, task, chosen, self.prepared[task.label], space(self.spec, chosen), dtype)
+            Cell(name, task, chosen, self.prepared[task.label], space(self.spec, chosen), dtype, halving)
             for task in self.spec.tasks
             for chosen in self.spec.variants
         ]
@@ -274,13 +293,13 @@ class Controller:
         before = self.ledger.trials(self.spec.name, "explore")
         for proposer in self._proposers:
             for trial in before:
-                if (trial.task, trial.variant) == (proposer.cell.spec.label, proposer.cell.chosen.label):
+                if (trial.task, trial.variant) == proposer.cell.label:
                     proposer.ask(trial.values)
         while True:
             self._tell()
             known = sum(len(proposer.asked) for proposer in self._proposers)
             for proposer in self._proposers:
-                proposer.propose(self._width())
+                proposer.propose(self.plans[proposer.cell.label].width)
             trials = [trial for proposer in self._proposers for trial in proposer.trials()]
             self._train(trials, "explore")
             if self.spec.design.kind != "tpe" or known == sum(len(proposer.asked) for proposer in self._proposers):
@@ -295,13 +314,13 @@ class Controller:
         self._train(trials, "confirm")
 
     def _tell(self) -> None:
-        scores = {trial: result.val_score for trial, result in self.ledger.results(self.spec.name).items()}
+        results = self.ledger.results(self.spec.name)
         for proposer in self._proposers:
-            proposer.tell(scores)
+            proposer.tell(results)
 
     def _train(self, trials: Sequence[Trial], phase: Phase) -> None:
         """Enroll these trials, and train those that have no result."""
-        by_label = {(cell.spec.label, cell.chosen.label): cell for cell in self.cells()}
+        by_label = {cell.label: cell for cell in self.cells()}
         with self.ledger.controlling(self.spec.name, self.lease.epoch) as writer:
             writer.enroll(
                 (trial, by_label[trial.task, trial.variant].document(trial.values, phase)) for trial in trials
@@ -317,33 +336,13 @@ class Controller:
             self.watcher.see(event)
 
     def _jobs_of(self, cell: Cell, missing: Sequence[Trial], phase: Phase) -> Iterator[Job]:
-        """A cell's missing trials in packs: those that can share one, same seeds together, in even pieces."""
-        method = cell.method
-        groups: dict[Any, list[Trial]] = {}
-        for trial in missing:
-            if (trial.task, trial.variant) == (cell.spec.label, cell.chosen.label):
-                groups.setdefault(method.pack_key(dict(trial.values) | dict(method.fixed)), []).append(trial)
-        for group in groups.values():
-            group.sort(key=lambda trial: trial.seed)
-            pieces = math.ceil(len(group) / self._width())
-            for i in range(pieces):
-                piece = tuple(group[i * len(group) // pieces : (i + 1) * len(group) // pieces])
-                self._jobs += 1
-                start = digest(cell.start)
-                yield Job(
-                    self._jobs,
-                    cell.spec,
-                    cell.chosen,
-                    piece,
-                    self._width(),
-                    self.spec.compute.dtype,
-                    start,
-                    phase == "confirm",
-                )
-
-    def _width(self) -> int:
-        size = self.spec.compute.pack_size
-        return CPU_PACK_SIZE if size == "auto" else size
+        """A cell's missing trials in packs."""
+        mine = [trial for trial in missing if (trial.task, trial.variant) == cell.label]
+        plan, start = self.plans[cell.label], digest(cell.start)
+        for pack in packs(mine, cell.method, cell.spec.budget, plan, self.spec, phase):
+            self._jobs += 1
+            how = (plan.width, plan.room, self.spec.compute, start, phase == "confirm", self.spec.halves(phase))
+            yield Job(self._jobs, cell.spec, cell.chosen, tuple(pack), *how)
 
     def _fail(self, ended: Ended) -> None:
         done = self.ledger.results(self.spec.name)

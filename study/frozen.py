@@ -113,7 +113,8 @@ class Layout:
             return None
         if not self._flat(x) and (len(x) == 0 or len(x) % self.examples):
             raise NotPackable(f"{name}: input {tuple(x.shape)} for {self.examples} examples of {self.K} trials")
-        return places(self._counts(x))
+        index = places(self._counts(x))
+        return None if index is None else index.to(x.device)
 
 
 class Frozen:

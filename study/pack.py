@@ -116,7 +116,7 @@ class Pack:
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch], predict: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Every trial on the same examples: (K mean losses, K N predictions, N targets)."""
-        total, predictions, seen = torch.zeros(self.K, dtype=torch.float64), [], []
+        total, predictions, seen = torch.zeros(self.K, dtype=torch.float64, device=self.frozen.device), [], []
         for inputs, targets in batches:
             outputs = self.outputs(inputs, shared=True)
             losses = self.loss(_full(outputs), targets.repeat(self.K))

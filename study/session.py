@@ -1,6 +1,5 @@
 """Before a study runs: may it, does it fit its models, what will it cost."""
 
-import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,14 +10,17 @@ from typing import Any
 import torch
 
 from study import design
-from study.controller import CPU_PACK_SIZE
 from study.errors import BadInput
-from study.frozen import Frozen, StandIn
-from study.hardware import cores, fast_dtype
+from study.frozen import Frozen
+from study.hardware import cores, fast_device, fast_dtype, free_memory
 from study.ledger import Ledger, StudyRow
+from study.needs import linear_shapes
+from study.part import Member
+from study.planner import Plan, packs, plan
 from study.space import Knob, Levels, LogFloat, Space, Value, named
 from study.spec import Compute, StudySpec, TaskSpec, parse, space
 from study.tasks.base import Prepared
+from study.variants import variant
 from study.worker import COMPUTE_DTYPES, prepare
 
 EFFICIENCY = 0.75  # of a step's matrix products against the same products alone; measured on MiniLM, batch 8
@@ -34,25 +36,35 @@ class Estimate:
     settings: int
     trials: int
     packs: int
+    pack: int  # trials in one
+    memory: int  # bytes of a worker that trains one
     seconds: float  # of the whole cell on all workers
 
 
 def admit(ledger: Ledger, asked: StudySpec, where: str) -> StudySpec:
-    """The spec as it will run: its dtype decided, and nothing changed that a study of that name already fixed.
+    """The spec as it will run: device and dtype decided, and nothing changed that a study of that name already fixed.
 
-    Raises BadInput with every field that differs by more than widening.
+    Raises BadInput with every field that differs by more than widening, and where the device is not here.
     """
     row = ledger.study(asked.name)
-    if asked.compute.dtype == "auto":
-        dtype = row.spec["compute"]["dtype"] if row else fast_dtype()
-        asked = asked.model_copy(update={"compute": Compute(**(asked.compute.model_dump() | {"dtype": dtype}))})
-    if row is not None:
-        changed = differences(parse(row.spec, f"study {asked.name}"), asked)
+    known = None if row is None else parse(row.spec, f"study {asked.name}")
+    asked = asked.model_copy(update={"compute": _decided(asked.compute, known.compute if known else Compute())})
+    if asked.compute.device == "cuda" and fast_device() != "cuda":
+        raise BadInput(f"{where}: compute.device", "cuda, and there is none here", "cpu, or a machine that has one")
+    if known is not None:
+        changed = differences(known, asked)
         if changed:
             fields = "; ".join(f"{path}: was {old!r}, is {new!r}" for path, old, new in changed)
             problem = f"study {asked.name} exists and differs: {fields}"
             raise BadInput(where, problem, "widen it, or run this one --as NEW-NAME")
     return asked
+
+
+def _decided(asked: Compute, before: Compute) -> Compute:
+    """Device and dtype as asked, else as the study began, else the fastest here."""
+    device = next((d for d in (asked.device, before.device) if d != "auto"), fast_device())
+    dtype = next((d for d in (asked.dtype, before.dtype) if d != "auto"), fast_dtype(device))
+    return Compute(**(asked.model_dump() | {"device": device, "dtype": dtype}))
 
 
 def differences(old: StudySpec, new: StudySpec) -> list[tuple[str, Any, Any]]:
@@ -73,7 +85,7 @@ def _settled(spec: StudySpec, tasks: Collection[str]) -> dict[str, Any]:
     document = {
         "tasks": {task.label: task.model_dump() for task in spec.tasks if task.label in tasks},
         "focus": spec.focus,
-        "design": {"kind": spec.design.kind, "seed": spec.design.seed},
+        "design": {"kind": spec.design.kind, "seed": spec.design.seed, "halving": spec.design.halving},
         "margin": spec.margin,
         "compute": {"dtype": spec.compute.dtype},
     }
@@ -105,9 +117,9 @@ def _changed_knobs(old: StudySpec, new: StudySpec) -> list[tuple[str, Any, Any]]
     later = {chosen.label: chosen for chosen in new.variants}
     for was, now in ((chosen, later[chosen.label]) for chosen in old.variants if chosen.label in later):
         before, after = _ways(space(old, was)), _ways(space(new, now))
-        for name in (name for name in before if not _kept(before[name], after[name])):
+        for name in (name for name in {**before, **after} if not _kept(before.get(name), after.get(name))):
             place = f"variants.{was.label}.knobs" if name in {**was.knobs, **now.knobs} else "knobs"
-            found[f"{place}.{name}"] = (_written(before[name]), _written(after[name]))
+            found[f"{place}.{name}"] = (_written(before.get(name)), _written(after.get(name)))
     return [(path, *values) for path, values in found.items()]
 
 
@@ -116,14 +128,14 @@ def _ways(cell: Space) -> dict[str, Knob | Value]:
     return {**cell.fixed, **named(cell.varied)}
 
 
-def _kept(before: Knob | Value, after: Knob | Value) -> bool:
-    """Whether the knob is the same, or every value it had is still one of its levels."""
+def _kept(before: Knob | Value | None, after: Knob | Value | None) -> bool:
+    """Whether the knob is the same, or every value it had is still one of its levels; None: left to the budget."""
     if before == after or isinstance(before, LogFloat) or not isinstance(after, Levels):
         return before == after
     return set(before.values if isinstance(before, Levels) else [before]) <= set(after.values)
 
 
-def _written(way: Knob | Value) -> Any:
+def _written(way: Knob | Value | None) -> Any:
     """As a spec would write it."""
     if isinstance(way, LogFloat):
         return [way.low, way.high]
@@ -177,54 +189,85 @@ def _largest_rank(cell: Space) -> int:
 
 
 def workers(spec: StudySpec) -> int:
-    """Worker processes of a study on this machine."""
-    return cores() if spec.compute.workers == "auto" else spec.compute.workers
+    """Worker processes of a study on this machine: one a core, or one for a CUDA device."""
+    if spec.compute.workers != "auto":
+        return spec.compute.workers
+    return 1 if spec.compute.device == "cuda" else cores()
+
+
+def plans(spec: StudySpec, models: Mapping[str, Frozen]) -> dict[tuple[str, str], Plan]:
+    """Every cell's packs here, by the labels of task and variant.
+
+    Raises BadInput where not even one trial fits into a worker's memory.
+    """
+    free, count = free_memory(spec.compute.device), workers(spec)
+    found = {}
+    for task in spec.tasks:
+        for chosen in spec.variants:
+            method, cell = variant(chosen.name, chosen.combine), space(spec, chosen)
+            try:
+                planned = plan(method, models[task.label], cell, task.budget, spec.compute, free, count)
+            except BadInput as error:
+                raise BadInput(
+                    f"study {spec.name}: {chosen.label} on {task.label}", error.problem, error.allowed
+                ) from None
+            found[task.label, chosen.label] = planned
+    return found
 
 
 def estimate(
     spec: StudySpec, row: StudyRow | None, models: Mapping[str, Frozen], prepared: Mapping[str, Prepared]
 ) -> list[Estimate]:
-    """What every cell will cost here, from this machine's speed at matrix products."""
-    rate = gemm_rate(COMPUTE_DTYPES[spec.compute.dtype]) * EFFICIENCY * workers(spec)
+    """What every cell will cost here, from this machine's speed at matrix products. Raises BadInput as `plans` does."""
+    rate = gemm_rate(COMPUTE_DTYPES[spec.compute.dtype], spec.compute.device) * EFFICIENCY * workers(spec)
     columns = design.owners(row.columns if row else [], [space(spec, chosen) for chosen in spec.variants])
-    width = CPU_PACK_SIZE if spec.compute.pack_size == "auto" else spec.compute.pack_size
-    confirm = spec.seeds.confirm * ("confirm" in spec.phases)
+    planned = plans(spec, models)
     found = []
     for task in spec.tasks:
-        trial, test = _work(task, models[task.label], prepared[task.label])
+        example = 2 * task.budget.length * sum(O * I for O, I in linear_shapes(models[task.label]))  # one forward
         for chosen in spec.variants:
+            cell, method = planned[task.label, chosen.label], variant(chosen.name, chosen.combine)
             settings = _settings(spec, columns, space(spec, chosen))
-            explore = settings * spec.seeds.explore
-            seconds = ((explore + confirm) * trial + confirm * test) / rate
-            packs = math.ceil(explore / width) + math.ceil(confirm / width)
-            found.append(Estimate(task.label, chosen.label, settings, explore + confirm, packs, seconds))
+            phases = {phase: _members(spec, settings, phase) for phase in spec.phases}
+            trials = sum(len(members) for members in phases.values())
+            formed = sum(
+                len(packs(members, method, task.budget, cell, spec, phase)) for phase, members in phases.items()
+            )
+            seen = sum(_examples(task, prepared[task.label], members, phase) for phase, members in phases.items())
+            costs = (len(settings), trials, formed, cell.width, cell.worker, seen * example / rate)
+            found.append(Estimate(task.label, chosen.label, *costs))
     return found
 
 
-def _work(task: TaskSpec, frozen: Frozen, prepared: Prepared) -> tuple[int, int]:
-    """FLOP of one trial with its validation, and of one look at the test split."""
-    layers = [module for module in frozen.model.modules() if isinstance(module, torch.nn.Linear | StandIn)]
-    example = 2 * task.budget.length * sum(layer.get_parameter("weight").numel() for layer in layers)  # one forward
-    train = 2 * task.budget.steps * task.budget.batch_size * example  # forward, and the gradient of the input
-    return train + len(prepared.splits["validation"]) * example, len(prepared.splits["test"]) * example
+def _members(spec: StudySpec, settings: Sequence[Mapping[str, Value]], phase: str) -> list[Member]:
+    """The trials of a phase; which setting will be confirmed is not known yet."""
+    chosen = settings[:1] if phase == "confirm" else settings
+    return [Member(seed, values) for values in chosen for seed in spec.seeds.of(phase)]
 
 
-def _settings(spec: StudySpec, columns: Sequence[str], cell: Space) -> int:
-    """How many settings one variant is tried at."""
+def _examples(task: TaskSpec, prepared: Prepared, trials: Sequence[Member], phase: str) -> int:
+    """How often a phase sends an example forward; the gradient of a step costs as much as its forward."""
+    seen = len(prepared.splits["validation"]) + (len(prepared.splits["test"]) if phase == "confirm" else 0)
+    return sum(2 * task.budget.steps * task.budget.examples(trial.values) + seen for trial in trials)
+
+
+def _settings(spec: StudySpec, columns: Sequence[str], cell: Space) -> list[dict[str, Value]]:
+    """The settings one variant is tried at; of a search, as many as it will make."""
     if spec.design.kind == "tpe":
-        return spec.design.points
-    return len(design.settings(spec.design.kind, spec.design.points, spec.design.seed, columns, cell))
+        unknown = {**cell.fixed, **{knob.name: knob.default for knob in cell.varied}}
+        return [unknown] * spec.design.points
+    return design.settings(spec.design.kind, spec.design.points, spec.design.seed, columns, cell)
 
 
-def gemm_rate(dtype: torch.dtype, seconds: float = 0.3) -> float:
-    """FLOP per second of one thread at the shapes of a small encoder."""
+def gemm_rate(dtype: torch.dtype, device: str, seconds: float = 0.3) -> float:
+    """FLOP per second of one thread, or of a CUDA device, at the shapes of a small encoder."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    x, W = torch.randn(2048, 384).to(dtype), torch.randn(1536, 384).to(dtype)
-    torch.nn.functional.linear(x, W)
-    began, products = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        torch.nn.functional.linear(x, W)
+    x, W = torch.randn(2048, 384).to(device, dtype), torch.randn(1536, 384).to(device, dtype)
+    began, products = 0.0, -1  # the first product is not counted
+    while products < 0 or time.perf_counter() - began < seconds:
+        torch.nn.functional.linear(x, W)[0, 0].item()  # waits for the device
         products += 1
+        began = began or time.perf_counter()
     torch.set_num_threads(threads)
     return 2 * products * x.numel() * len(W) / (time.perf_counter() - began)

@@ -20,6 +20,10 @@ CONFIRM_SEEDS_FROM = 1000  # seeds of the confirm phase are far from any that ch
 
 Count = Annotated[int, Field(gt=0, strict=True)]  # strict: neither text nor a truth value passes for a number
 Rows = Mapping[Literal["train", "validation", "test"], Count]
+Switch = Annotated[bool, Field(strict=True)]
+
+# Every variant can be asked to vary it, though none declares it; where a spec does not list it, the budget's counts.
+BATCH_SIZE = Levels("batch_size", (4, 8, 16), default=8)
 
 LONGEST_VALUE = 80  # characters of a value shown in an error
 MERGE = "tag:yaml.org,2002:merge"  # the key <<
@@ -44,6 +48,14 @@ class Budget(Strict):
     steps: Count = 100
     batch_size: Count = 8
     length: Count = 32  # tokens an example is cut to
+
+    def examples(self, values: Mapping[str, Value]) -> int:
+        """Examples a step of a trial with these knobs."""
+        return int(values.get(BATCH_SIZE.name, self.batch_size))
+
+    def tokens(self, values: Mapping[str, Value]) -> int:
+        """Tokens a step of a trial with these knobs, at most."""
+        return self.examples(values) * self.length
 
 
 class DataSpec(Strict):
@@ -96,6 +108,7 @@ class Design(Strict):
     kind: Literal["sobol", "grid", "random", "tpe"] = "sobol"
     points: Count = 16
     seed: int = Field(default=0, ge=0, strict=True)
+    halving: Switch = False  # a search stops the worse settings of a pack early
 
 
 class Seeds(Strict):
@@ -114,9 +127,14 @@ class Seeds(Strict):
 class Compute(Strict):
     """How trials are computed: nothing here but `dtype` can change a number by more than rounding."""
 
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
     pack_size: Count | Literal["auto"] = "auto"
     workers: Count | Literal["auto"] = "auto"
+    share_batches: Switch = True  # the trials of a pack see the same examples: what they share is computed once
+    unpad: Switch = True  # nothing is computed on padding, where the model allows it
+    skip_unread: Switch = True  # nor, after the last attention, on tokens that the head does not read
+    cache_prefix: Switch = True  # what enters the first adapted block is kept, example by example
 
 
 def _listed(value: Any) -> Any:
@@ -151,12 +169,18 @@ class StudySpec(Strict):
         _distinct("phases", self.phases)
         if "explore" not in self.phases:
             raise _Refused("phases", list(self.phases), "explore comes first: it chooses what confirm confirms")
-        every = {name for chosen in self.variants for name in named(variant(chosen.name, chosen.combine).knobs)}
+        if self.design.halving and self.design.kind != "tpe":
+            raise _Refused("design.halving", True, "false, or kind tpe: trials that are cut short bias a sensitivity")
+        every = {name for chosen in self.variants for name in _declared(chosen)}
         for name in self.knobs:
             _known(f"knobs.{name}", "knob", name, every)
         _known("focus", "knob", self.focus, every)
         _check_focus(self)
         return self
+
+    def halves(self, phase: str) -> bool:
+        """Whether the worse settings of a pack are stopped early in that phase."""
+        return self.design.halving and phase == "explore"
 
 
 def load(path: Path) -> StudySpec:
@@ -215,8 +239,7 @@ def dump(document: Mapping[str, Any]) -> str:
 
 def space(spec: StudySpec, chosen: VariantSpec) -> Space:
     """What varies for one variant, and every other knob at its default. Raises BadInput."""
-    method = variant(chosen.name, chosen.combine)
-    declared = named(method.knobs)
+    declared = _declared(chosen)
     own = f"variants.{chosen.label}.knobs"
     for name in chosen.knobs:
         _known(f"{own}.{name}", "knob", name, declared)
@@ -224,9 +247,13 @@ def space(spec: StudySpec, chosen: VariantSpec) -> Space:
     asked += [(own, name, given) for name, given in chosen.knobs.items()]  # these win
     narrowed = {name: narrow(declared[name], given, f"{place}.{name}") for place, name, given in asked}
     varied = tuple(knob for knob in narrowed.values() if isinstance(knob, LogFloat | Levels))
-    fixed = {name: knob.default for name, knob in declared.items()}
+    fixed = {name: knob.default for name, knob in declared.items() if name != BATCH_SIZE.name}
     fixed |= {name: value for name, value in narrowed.items() if not isinstance(value, LogFloat | Levels)}
     return Space(varied, {name: value for name, value in fixed.items() if name not in {knob.name for knob in varied}})
+
+
+def _declared(chosen: VariantSpec) -> dict[str, Knob]:
+    return named((*variant(chosen.name, chosen.combine).knobs, BATCH_SIZE))
 
 
 def narrow(knob: Knob, given: Any, path: str) -> Knob | Value:
@@ -416,6 +443,7 @@ def _allowed(details: ErrorDetails, path: Sequence[str | int]) -> str:
 
 
 WORDS = {
+    "bool_type": "true or false",
     "dict_type": "a mapping",
     "int_type": "a whole number",
     "invalid_key": "a word as key",

@@ -20,12 +20,16 @@ NUMBERS = (
     "cpu_seconds",
 )
 COSTS = ("trainable", "peak_memory")
-COUNTS = ("asked", "finished", "diverged", "failed", "missing")
+COUNTS = ("asked", "finished", "diverged", "stopped", "failed", "missing")
 
 
 def trials(ledger: Ledger, study: str) -> pandas.DataFrame:
-    """task, variant, phase, one column per knob, NUMBERS, COSTS, key and mlflow_run_id; in the study's order."""
-    results, row = ledger.results(study), ledger.study(study)
+    """task, variant, phase, one column per knob, NUMBERS, COSTS, key and mlflow_run_id; in the study's order.
+
+    A trial that a search stopped early is no row: what it would have come to is not known.
+    """
+    found, row = ledger.results(study), ledger.study(study)
+    results = {trial: result for trial, result in found.items() if result.state != "stopped"}
     runs = ledger.run_ids(study, row.place) if row else {}
     done = [trial for trial in ledger.trials(study) if (trial.key, trial.seed) in results]
     rows = []

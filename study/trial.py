@@ -35,7 +35,7 @@ class Result:
 
     key: str
     seed: int
-    state: State  # finished or diverged: a trial that failed has no result
+    state: State  # finished, diverged, or stopped by a search; a trial that failed has no result
     val_loss: float  # loss0 where diverged
     val_score: float  # score0 where diverged
     test_score: float | None  # None where the phase does not look at the test split

@@ -78,7 +78,8 @@ def start(variant: Variant, trials: Sequence[Member], on: Frozen | None = None, 
 
 def statistics(model: Frozen, variant: Variant, trials: Sequence[Member]) -> Statistics:
     """What the method needs to know of the model, by seed, from two batches."""
-    needs = {t.seed: variant.needs(dict(t.values) | dict(variant.fixed)) for t in trials}
+    asked = {t.seed: dict(t.values) | dict(variant.fixed) for t in trials}
+    needs = {seed: variant.needs(h) for seed, h in ({0: asked[trials[0].seed]} | asked).items()}  # 0: a refill's
     return {
         seed: measure(model, names, seed, [batch([Member(seed, {})], t) for t in range(2)], loss)
         for seed, names in needs.items()

@@ -377,8 +377,8 @@ def test_validate_prints_the_resolved_study_and_what_it_costs(lorascope: Lorasco
     ran = lorascope("validate", write({"compute.workers": 1}))
     assert ran.code == 0
     assert yaml.safe_load(ran.out.partition("cells")[0])["phases"] == ["explore", "confirm"]
-    # per variant 4 settings x 2 seeds, then 2 fresh seeds of the selected one; a pack holds 8
-    assert "2 cells, 20 trials, 4 packs" in ran.err
+    # per variant the 4 settings of each of 2 seeds, then 2 fresh seeds of the selected one
+    assert "2 cells, 20 trials, 6 packs" in ran.err
     assert lorascope("status", "--json").out == "[]\n"
 
 

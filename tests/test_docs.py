@@ -1,6 +1,9 @@
 """The documentation under test (an idea of Simon Willison's): every list is read from the code, none is kept here."""
 
+import ast
 import re
+import runpy
+import shutil
 import tomllib
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -12,9 +15,11 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from study import spec
 from study.cli import app
+from study.errors import BadInput
 from study.space import named
 from study.tasks import TASKS
-from study.variants import VARIANTS
+from study.variants import NAMES, VARIANTS, new, page, taxonomy
+from tests import test_variants as laws
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -113,3 +118,55 @@ def test_the_changelog_has_an_entry_for_this_version() -> None:
 def test_the_example_environment_lists_what_compose_reads() -> None:
     used = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
     assert set(re.findall(r"^(\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)) == used
+
+
+def test_the_page_of_variants_is_current() -> None:
+    assert (ROOT / "docs" / "variants.md").read_text() == page.page(), "run `make docs`"
+
+
+def test_every_variant_has_one_line_in_the_page_that_says_what_it_does() -> None:
+    methods = page.page().partition("\n## Knobs\n")[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \| [^| ][^|]+ \|", methods, re.MULTILINE)) == sorted(VARIANTS)
+
+
+def test_the_readme_counts_the_variants_of_every_axis() -> None:
+    counts = {axis: str(len(rows)) for axis, rows in taxonomy.by_axis(VARIANTS.values()).items()}
+    table = README.partition("| axis | variants |")[2].partition("\n\n")[0]
+    assert dict(re.findall(r"^\| ([a-z ]+) \| (\d+) \|", table, re.MULTILINE)) == counts
+
+
+@pytest.mark.parametrize(
+    ("name", "equal", "merges"),
+    [
+        ("lora", ["init"], True),
+        ("pissa", [], True),
+        ("loramoe", ["init", "experts"], False),
+        ("goat", ["experts"], False),
+    ],
+)
+def test_the_taxonomy_knows_what_packs_and_what_merges(name: str, equal: list[str], merges: bool) -> None:
+    row = taxonomy.entry(VARIANTS[name])
+    assert (row.equal_in_a_pack, row.merges) == (equal, merges)
+
+
+def test_a_new_variant_is_registered_and_obeys_the_laws_at_once(tmp_path: Path) -> None:
+    shutil.copy(Path(new.__file__).with_name("__init__.py"), tmp_path)
+    method = runpy.run_path(str(new.lay("my_lora", tmp_path)))["VARIANT"]
+    assigned = [node for node in ast.parse((tmp_path / "__init__.py").read_text()).body if isinstance(node, ast.Assign)]
+    assert {node.targets[0].id: ast.literal_eval(node.value) for node in assigned[:1]} == {"NAMES": (*NAMES, "my_lora")}
+    laws.test_starts_at_the_base_model_or_declares_that_it_does_not(method, "kaiming")
+    laws.test_every_trainable_leaf_moves_within_three_steps(method)
+    laws.test_merged_equals_forward_or_is_refused_because_it_cannot(method)
+    laws.test_trainable_count_is_the_formula(method)
+
+
+@pytest.mark.parametrize("name", ["", "My_lora", "class", "2lora", "../lora", "base", "taken"])
+def test_a_name_that_no_new_variant_can_have_is_refused_and_nothing_is_written(name: str, tmp_path: Path) -> None:
+    registry = tmp_path / "__init__.py"
+    registry.write_text('NAMES = (\n    "taken",\n)\n')
+    for taken in ("base", "taken"):
+        (tmp_path / f"{taken}.py").touch()
+    with pytest.raises(BadInput, match="NAME"):
+        new.lay(name, tmp_path)
+    assert registry.read_text() == 'NAMES = (\n    "taken",\n)\n'
+    assert len(list(tmp_path.iterdir())) == 3

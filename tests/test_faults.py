@@ -301,6 +301,8 @@ def test_the_next_launch_tries_failed_trials_again_survives_a_killed_worker_and_
     server.signal(signal.SIGTERM)
     assert server.wait(PATIENCE) == DONE, server.err
     require_agreement(home, "hardy", 8)
+    retried = {result.provenance.get("retried") for result in Ledger(home.storage).results("hardy").values()}
+    assert "its worker died at pack size 4" in retried
     assert list(home.spool("hardy").rglob("*.calls.jsonl")) == []
 
 

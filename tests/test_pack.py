@@ -57,7 +57,9 @@ def test_a_start_that_is_not_taken_off_is_caught() -> None:
         return {name: leaf for name, leaf in VARIANTS["pissa"].init(site, h, generator).items() if name in "AB"}
 
     with pytest.raises(AssertionError):
-        _law("test_starts_at_the_base_model")(VARIANTS["pissa"]._replace(init=forgetful), None)
+        _law("test_starts_at_the_base_model_or_declares_that_it_does_not")(
+            VARIANTS["pissa"]._replace(init=forgetful), None
+        )
 
 
 def test_a_layer_in_which_trials_cannot_be_told_apart_is_refused() -> None:

@@ -26,7 +26,7 @@ STUDY = {
     "knobs": {"learning_rate": [1e-4, 1e-1], "rank": [2, 4]},
     "design": {"points": 4},
     "seeds": {"explore": 2, "confirm": 2},
-    "compute": {"dtype": "fp32"},
+    "compute": {"device": "cpu", "dtype": "fp32"},
 }
 
 
@@ -66,7 +66,7 @@ def refused(changes: Mapping[str, Any]) -> str:
 
 UNKNOWN = [
     ({"knob": {}}, "knob: unknown key (did you mean knobs? known: name, tasks, variants, "),
-    ({"design.point": 3}, "design.point: unknown key (did you mean points? known: kind, points, seed)"),
+    ({"design.point": 3}, "design.point: unknown key (did you mean points? known: kind, points, seed, halving)"),
     ({"tasks.0.modle": "x"}, "tasks.0.modle: unknown key (did you mean model? known: task, model, "),
     ({"tasks.0.budget.step": 3}, "tasks.0.budget.step: unknown key (did you mean steps? known: steps, "),
     ({"tasks.0.data.txt": "x"}, "tasks.0.data.txt: unknown key (did you mean text? known: path, "),
@@ -115,6 +115,7 @@ KNOBS = [
     ({"knobs.rank": "two"}, "knobs.rank: 'two' (a finite number)"),
     ({"knobs.init": ["kaimin"]}, "knobs.init: 'kaimin' (did you mean kaiming? one of kaiming, "),
     ({"knobs.init": [["x"]]}, "knobs.init: ['x'] (one of kaiming, "),
+    ({"knobs.batch_size": [4, 0]}, "knobs.batch_size: 0 (whole numbers from 1)"),
     ({"knobs.warmup": [0, 2]}, "knobs.warmup: 2 (a number from 0 to 1)"),
     ({"knobs": ["rank"]}, "knobs: ['rank'] (a mapping)"),
     ({"knobs.rank": "two", "variants": [{"name": "lora", "knobs": {"rank": 2}}]}, "knobs.rank: 'two' ("),
@@ -148,9 +149,12 @@ NAMES = [
 ]
 FIELDS = [
     ({"compute.dtype": "fp31"}, "compute.dtype: 'fp31' (did you mean fp32? 'auto', 'fp32', 'bf16' or 'fp64')"),
+    ({"compute.device": "cud"}, "compute.device: 'cud' (did you mean cuda? 'auto', 'cpu' or 'cuda')"),
+    ({"compute.unpad": 1}, "compute.unpad: 1 (true or false)"),
+    ({"compute.share_batches": "no"}, "compute.share_batches: 'no' (true or false)"),
     ({"design.kind": "sobl"}, "design.kind: 'sobl' (did you mean sobol? "),
     ({"design.seed": -1}, "design.seed: -1 (greater than or equal to 0)"),
-    ({"design": "sobol"}, "design: 'sobol' (a mapping with kind, points, seed)"),
+    ({"design": "sobol"}, "design: 'sobol' (a mapping with kind, points, seed, halving)"),
     ({"margin": 0}, "margin: 0 (greater than 0)"),
     ({"margin": float("inf")}, "margin: inf (a finite number)"),
     ({"name": 3}, "name: 3 (text)"),
@@ -347,7 +351,10 @@ def changed(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> list[tuple
         ({}, {"seeds": {"explore": 2, "confirm": 9}}),
         ({"phases": ["explore"]}, {"phases": ["explore", "confirm"]}),
         ({}, {"phases": ["confirm", "explore"]}),
-        ({}, {"compute.workers": 7, "compute.pack_size": 3}),
+        ({}, {"compute.workers": 7, "compute.pack_size": 3, "compute.device": "cuda"}),
+        ({}, {"compute.share_batches": False, "compute.unpad": False}),
+        ({}, {"compute.skip_unread": False, "compute.cache_prefix": False}),
+        ({"knobs.batch_size": [4, 8]}, {"knobs.batch_size": [4, 8, 16]}),
         ({}, {"tasks.0.budget": {"batch_size": 8, "steps": 4}}),  # the default, written out
     ],
 )  # fmt: skip
@@ -375,6 +382,7 @@ def test_the_order_of_keys_and_of_tasks_is_no_difference() -> None:
         ({"knobs.learning_rate": ENDS}, ("knobs.learning_rate", [1e-4, 1e-1], ENDS)),
         ({"knobs.alpha": [8, 32]}, ("knobs.alpha", 16, [8, 32])),
         ({"knobs.alpha": 32}, ("knobs.alpha", 16, 32)),
+        ({"knobs.batch_size": [4, 8]}, ("knobs.batch_size", None, [4, 8])),  # before, the budget's counted
         ({"design.points": 3}, ("design.points", 4, 3)),
         ({"design.kind": "grid"}, ("design.kind", "sobol", "grid")),
         ({"design.seed": 1}, ("design.seed", 0, 1)),
@@ -416,6 +424,25 @@ def test_a_changed_study_is_refused_with_every_field_and_the_way_out(ledger: Led
 def test_a_wider_study_is_admitted_as_it_was_asked_for(ledger: Ledger) -> None:
     asked = spec({"variants": ["pissa", "lora", "dora"], "design.points": 8, "compute.workers": 3})
     assert session.admit(ledger, asked, FILE) == asked
+
+
+def test_a_study_keeps_the_device_it_began_with_and_says_where_that_is_missing(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "fast_device", lambda: "cpu")
+    ledger.create_study("far", resolved(spec({"name": "far", "compute.device": "cuda"})), [])
+    assert refusal(lambda: session.admit(ledger, spec({"name": "far", "compute.device": "auto"}), FILE)) == (
+        f"{FILE}: compute.device: cuda, and there is none here (cpu, or a machine that has one)"
+    )
+    assert session.admit(ledger, spec({"name": "far"}), FILE).compute.device == "cpu"
+    assert session.admit(ledger, spec({"name": "new", "compute.device": "auto"}), FILE).compute.device == "cpu"
+
+
+def test_a_batch_size_that_is_not_listed_is_the_budgets_and_no_knob_of_the_trial() -> None:
+    asked, listed = spec({"tasks.0.budget": {"batch_size": 5}}), spec({"knobs.batch_size": 6})
+    assert "batch_size" not in space(asked, asked.variants[0]).fixed
+    assert asked.tasks[0].budget.examples(space(asked, asked.variants[0]).fixed) == 5
+    assert listed.tasks[0].budget.examples(space(listed, listed.variants[0]).fixed) == 6
 
 
 def test_a_study_keeps_the_dtype_it_began_with_on_any_machine(ledger: Ledger) -> None:

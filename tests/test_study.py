@@ -24,7 +24,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from pandas.testing import assert_frame_equal
 
-from study import cli, controller, ledger, spec, worker
+from study import cli, controller, ledger, session, spec, worker
 from study.controller import Controller, Lease
 from study.home import Home
 from study.ledger import Ledger
@@ -393,12 +393,14 @@ class Inline:
 
 def run_here(document: Document, home: Home, jobs: int = -1) -> pandas.DataFrame:
     """The study's table once it has run to its end, or for so many jobs."""
-    asked, book = spec.parse(document, "this test"), Ledger(home.storage, migrate=True)
+    book = Ledger(home.storage, migrate=True)
+    asked = session.admit(book, spec.parse(document, "this test"), "this test")
     prepared = {task.label: prepare(task, home.cache) for task in asked.tasks}
+    plans = session.plans(asked, session.check_ranks(asked, prepared, "this test"))
     book.create_study(asked.name, spec.resolved(asked), [])
     engine = Inline(Setup(book.url, home.cache, Null, {}), jobs)
     with Lease(book, asked.name, lambda holder, seconds: None) as lease:
-        study = Controller(asked, book, lease, engine, Null(), "nowhere", Progress(asked.tasks), prepared)
+        study = Controller(asked, book, lease, engine, Null(), "nowhere", Progress(asked.tasks), prepared, plans)
         if jobs < 0:
             study.run()
         else:

@@ -17,6 +17,7 @@ from study.variants.base import Refused, Variant, affine, merged
 from tests import small
 
 STEPS = 10
+UNLIKE = "query|value|attention.output.dense"  # layers that read different things
 COMBINED = (("dora", ("pissa",)), ("rslora", ("dora",)), ("lora_plus", ("dora", "rslora", "pissa")))
 ALL = [*VARIANTS.values(), *(variant(name, others) for name, others in COMBINED)]
 ADAPTING = [v for v in ALL if v.name != "head_only"]
@@ -51,17 +52,17 @@ def test_packed_equals_alone(method: Variant, dtype: torch.dtype, share: float) 
 
 
 @every_start
-def test_starts_at_the_base_model(method: Variant, init: str | None) -> None:
+def test_starts_at_the_base_model_or_declares_that_it_does_not(method: Variant, init: str | None) -> None:
     trials = small.members(method, [setting | {"init": init} for setting in small.SETTINGS])
     frozen = small.frozen()
     inputs, _ = small.batch(trials, 0)
     heads = small.start(
         variant("head_only"), [Member(t.seed, small.values(variant("head_only"))) for t in trials], frozen
     )
+    pack = small.start(method, trials, frozen)
     with torch.no_grad():
-        assert torch.allclose(
-            small.start(method, trials, frozen).outputs(inputs), heads.outputs(inputs), rtol=0, atol=1e-12
-        )
+        same = torch.allclose(pack.outputs(inputs), heads.outputs(inputs), rtol=0, atol=1e-12)
+    assert same == (method.starts_off(pack.parts[0].plain(trials[0])) == 0)
 
 
 @every
@@ -189,7 +190,7 @@ def test_no_knob_is_dead(method: Variant, name: str) -> None:
 
 
 def _final_loss(method: Variant, h: dict) -> float:
-    pack = small.start(method, [Member(0, h)], steps=40)
+    pack = small.start(method, [Member(0, h)], small.frozen(targets=UNLIKE), steps=40)
     return float(small.go(pack, 6)[-1])
 
 

@@ -1,7 +1,7 @@
 """Cost: what does a step of each variant take, and how much does it train?
 
-Medians over all trials of a variant, each charged its share of its pack: what was measured with the machines and packs at
-hand, validation included. No interval: a median of costs is a description, not an estimate.
+Medians over all trials of a variant, each charged its share of its pack: what was measured with the machines and packs
+at hand, validation included. No interval: a median of costs is a description, not an estimate.
 """
 
 import pandas as pd

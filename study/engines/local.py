@@ -104,7 +104,8 @@ class _Worker:
             self._open()
             if self._attempts < ATTEMPTS:
                 self._attempts += 1
-                self._submit(job)
+                self.job = job.narrower("its worker died")  # most likely of the memory it asked for
+                self._submit(self.job)
                 return None
             error = RuntimeError(f"its worker died {ATTEMPTS} times")
         self.job = self.future = None

@@ -122,6 +122,7 @@ class Variant(NamedTuple):
     events: tuple[Event, ...] = ()
     frozen: frozenset[str] = frozenset()  # leaves without gradient; only events move them
     common: frozenset[str] = frozenset()  # frozen leaves equal in every trial of a pack: one copy
+    starts_off: Callable[[Plain], float] = lambda h: 0.0  # how far from W training begins: the spectral norm
     needs: Callable[[Plain], frozenset[str]] = lambda h: frozenset()  # see statistics.py
     fixed: Mapping[str, Value] = {}  # knobs this method decides itself
     pack_key: Callable[[Plain], Hashable] = lambda h: None  # what must be equal in one pack since it changes shapes

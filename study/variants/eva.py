@@ -13,6 +13,6 @@ VARIANT = lora.VARIANT._replace(
     axis=Axis.INITIALIZATION,
     category="from the data",
     paper="2410.07170",
-    knobs=(*lora.PAIR_KNOBS, Levels("rho", (1.0, 1.5, 2.0), default=2.0)),
+    knobs=(*lora.PAIR_KNOBS, Levels("rho", (1.0, 2.0), default=2.0)),
     fixed={"init": "eva"},
 )

@@ -14,6 +14,7 @@ from study.errors import BadInput
 from study.variants.base import Leaves, Plain, Site
 
 GAMMA, GAMMA_ONE, RHO = 16.0, 128.0, 1.0  # of `lora_ga`, `lora_one` and `eva` in methods without that knob
+TRIPLETS = 64  # are kept of a statistic: twice the usual largest rank
 
 
 def kaiming(site: Site, h: Plain, generator: torch.Generator) -> Leaves:
@@ -66,7 +67,7 @@ def lora_ga(site: Site, h: Plain, generator: torch.Generator) -> Leaves:
     Wang et al. 2024, arXiv:2407.05000, algorithm 1. Raises BadInput where fewer than 2 r triplets are kept.
     """
     (U, _, Vh), rank = site.stats["gradient"], int(h["rank"])
-    _kept(site, Vh, 2 * rank, "gradient")
+    _kept(site, Vh, 2 * rank)
     size = site.O**0.25 / float(h.get("gamma", GAMMA)) ** 0.5
     return compensated(size * Vh[:rank], size * U[:, rank : 2 * rank])
 
@@ -78,7 +79,7 @@ def lora_one(site: Site, h: Plain, generator: torch.Generator) -> Leaves:
     BadInput where fewer than r triplets are kept.
     """
     (U, S, Vh), rank = site.stats["gradient"], int(h["rank"])
-    _kept(site, Vh, rank, "gradient")
+    _kept(site, Vh, rank)
     root = (S[:rank] / (S[0] * float(h.get("gamma", GAMMA_ONE)))).sqrt()
     return {"A": root[:, None] * Vh[:rank], "B": -U[:, :rank] * root}
 
@@ -87,13 +88,13 @@ def eva(site: Site, h: Plain, generator: torch.Generator) -> Leaves:
     """A the directions in which the inputs vary most, B = 0 (Paischer et al. 2024, arXiv:2410.07170, section 3).
 
     r a layer is shared out to the components that explain the largest share of their layer's variance, at most r rho to
-    a layer, so ranks differ by site. Raises BadInput where r rho exceeds the components that are kept.
+    a layer, so ranks differ by site. Raises BadInput where r rho is more than are kept.
     """
     rank, most = int(h["rank"]), round(int(h["rank"]) * float(h.get("rho", RHO)))
-    places = site.stats["places"].U  # C M
-    _kept(site, places, most, "inputs")
-    own = int((places[most - 1, :most] < rank).sum())
-    return _from_A(site, site.stats["inputs"].Vh[:own].clone())
+    if most > TRIPLETS:
+        raise BadInput("rank", f"{rank} asks for up to {most} components of a layer's inputs", f"{TRIPLETS} are kept")
+    places = site.stats["places"].U[:most][-1, :most]
+    return _from_A(site, site.stats["inputs"].Vh[: int((places < rank).sum())].clone())
 
 
 def _of_weight(site: Site, h: Plain, at: slice) -> Leaves:
@@ -102,10 +103,10 @@ def _of_weight(site: Site, h: Plain, at: slice) -> Leaves:
     return compensated(root[:, None] * Vh[at], U[:, at] * root)
 
 
-def _kept(site: Site, triplets: Tensor, wanted: int, name: str) -> None:
+def _kept(site: Site, triplets: Tensor, wanted: int) -> None:
     if wanted > len(triplets):
-        problem = f"asks for {wanted} singular triplets of the {name} of {site.name}"
-        raise BadInput("rank", problem, f"{len(triplets)} are kept")
+        problem = f"asks for {wanted} singular triplets of the gradient of {site.name}"
+        raise BadInput("rank", problem, f"there are {len(triplets)}")
 
 
 def compensated(A: Tensor, B: Tensor) -> Leaves:
@@ -145,6 +146,11 @@ def pair(site: Site, h: Plain, generator: torch.Generator) -> Leaves:
 def has_start(h: Plain) -> bool:
     """Whether the pair carries A0, B0: trials with and without them do not share a pack."""
     return h["init"] in COMPENSATED
+
+
+def starts_off(h: Plain) -> float:
+    """How far from W a layer starts: LoRA-One keeps its step, of largest singular value s / gamma."""
+    return float(h["scale"]) / float(h.get("gamma", GAMMA_ONE)) if h.get("init") == "lora_one" else 0.0
 
 
 def needs(h: Plain) -> frozenset[str]:

@@ -27,6 +27,7 @@ VARIANT = Variant(
     init=inits.pair,
     forward=forward,
     frozen=frozenset({"A0", "B0"}),
+    starts_off=inits.starts_off,
     needs=inits.needs,
     pack_key=inits.has_start,
 )
