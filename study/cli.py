@@ -176,6 +176,52 @@ def report(
 
 
 @app.command()
+def export(
+    study: StudyArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write, new or empty.")],
+    trial: Annotated[str | None, typer.Option("--trial", metavar="KEY", help="The trial of this key.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="S", help="And of this seed.")] = None,
+    best: Annotated[
+        str | None, typer.Option("--best", metavar="VARIANT", help="Instead: the best of a variant's selected setting.")
+    ] = None,
+    task: Annotated[str | None, typer.Option("--task", metavar="TASK", help="On this task [the only one].")] = None,
+    form: Annotated[
+        Literal["peft", "merged"], typer.Option("--format", help="An adapter for HF peft, or a whole model in float32.")
+    ] = "peft",
+    home: HomeOption = None,
+    storage: StorageOption = None,
+) -> None:
+    """Write a kept adapter, head included, for HF peft, or merged into its model for HF transformers."""
+    from study.interchange import choice
+    from study.interchange.export import export as written
+
+    place = _home(home)
+    ledger = _ledger(place, storage)
+    row = _row(ledger, study)
+    if (trial is None) == (best is None):
+        raise BadInput("--trial", "either this or --best", "one trial, or the best of a variant")
+    found = choice.exact(ledger, study, trial, seed) if trial else choice.best(ledger, row, str(best), task)
+    written(choice.kept(place, found), form, place.cache, out)
+    _say(f"{found.variant} on {found.task}, trial {found.key}, seed {found.seed}: {out}")
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A peft folder that `export` wrote.")],
+    home: HomeOption = None,
+    storage: StorageOption = None,
+) -> None:
+    """Keep an exported adapter in this home: the inverse of `export --format peft`."""
+    from study import adapters
+    from study.interchange.folder import read
+
+    place, one = _home(home), read(folder)
+    if adapters.load(place.adapters, one.key, one.seed) is None:
+        adapters.save(place.adapters, one)
+    _say(f"kept: {one.method.name}, trial {one.key}, seed {one.seed}")
+
+
+@app.command()
 def validate(spec: SpecArgument, home: HomeOption = None, storage: StorageOption = None) -> None:
     """Check a spec, its model and its data, and print the study it stands for: cells, trials, packs, time."""
     from study import session
@@ -284,11 +330,13 @@ def _run(asked: "StudySpec", where: str, home: "Home", storage: str | None, trac
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill stops as cleanly as Ctrl-C
     progress = Progress(asked.tasks)
     with Lease(ledger, asked.name, _waiting) as lease, _mirroring(ledger, lease, uri, home) as mirror:
-        setup = Setup(ledger.url, home.cache, mirror.writer, provenance())
+        kept = None if asked.keep == "none" else home.adapters
+        setup = Setup(ledger.url, home.cache, mirror.writer, provenance(), kept)
         try:
             with Local(setup, session.workers(asked)) as engine, progress:
                 told = (mirror.tracker, mirror.place, progress)
-                controller = Controller(asked, ledger, lease, engine, *told, prepared, plans)
+                dropped = home.adapters if asked.keep == "best" else None
+                controller = Controller(asked, ledger, lease, engine, *told, prepared, plans, dropped)
                 controller.run()
             _drain(mirror, controller)
         except KeyboardInterrupt:

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from study import design
+from study import adapters, design
 from study.errors import BadInput
 from study.ledger import Ledger, Superseded
 from study.planner import Plan, packs
@@ -169,6 +170,11 @@ class Proposer:
         best = better(complete, key=lambda trial: trial.values[0])
         return next(values for trial, values in self.asked.values() if trial.number == best.number)
 
+    def selected(self) -> str | None:
+        """The key of the best setting, None before there is one."""
+        best = self.best()
+        return None if best is None else self.cell.trial(best, "explore", 0).key
+
 
 def _distribution(knob: Knob) -> BaseDistribution:
     if isinstance(knob, LogFloat):
@@ -250,6 +256,7 @@ class Controller:
     watcher: Watcher
     prepared: Mapping[str, Prepared]  # by task label
     plans: Mapping[tuple[str, str], Plan]  # by the labels of task and variant
+    adapters: Path | None = None  # where those of settings that are not selected are dropped, None: nowhere
     _jobs: int = field(default=0, init=False)
 
     def run(self) -> None:
@@ -304,7 +311,7 @@ class Controller:
             self._train(trials, "explore")
             if self.spec.design.kind != "tpe" or known == sum(len(proposer.asked) for proposer in self._proposers):
                 break
-        self._tell()
+        self._settle()
 
     def _confirm(self) -> None:
         """Each variant's selected setting on fresh paired seeds, scored on the test split."""
@@ -317,6 +324,23 @@ class Controller:
         results = self.ledger.results(self.spec.name)
         for proposer in self._proposers:
             proposer.tell(results)
+
+    def _settle(self) -> None:
+        """Learn what has ended, and drop the adapters of settings that are not the best of their cell.
+
+        They can be no more, whatever comes. What another study lists too is left to it.
+        """
+        self._tell()
+        if self.adapters is None:
+            return
+        best = {proposer.selected() for proposer in self._proposers}
+        beaten = {key for proposer in self._proposers for key in proposer.told} - best
+        mine = [identity for identity in adapters.held(self.adapters) if identity[0] in beaten]
+        others = [row.name for row in self.ledger.studies() if mine and row.name != self.spec.name]
+        theirs = {(trial.key, trial.seed) for name in others for trial in self.ledger.trials(name)}
+        for identity in mine:
+            if identity not in theirs:
+                adapters.drop(self.adapters, identity)
 
     def _train(self, trials: Sequence[Trial], phase: Phase) -> None:
         """Enroll these trials, and train those that have no result."""
@@ -333,6 +357,8 @@ class Controller:
             self.lease.check()
             if isinstance(event, Ended) and event.error:
                 self._fail(event)
+            if isinstance(event, Ended) and phase == "explore":
+                self._settle()
             self.watcher.see(event)
 
     def _jobs_of(self, cell: Cell, missing: Sequence[Trial], phase: Phase) -> Iterator[Job]:

@@ -1,4 +1,4 @@
-"""Where a user's studies live: one folder with the database, the MLflow store, spool, cache and reports."""
+"""Where a user's studies live: one folder with the database, the MLflow store, spool, cache, adapters and reports."""
 
 import os
 from dataclasses import dataclass
@@ -32,6 +32,11 @@ class Home:
     def cache(self) -> Path:
         """Downloaded models and data; LORASCOPE_CACHE puts it elsewhere, to be shared by several homes."""
         return Path(os.environ.get("LORASCOPE_CACHE") or self.path / "cache").absolute()
+
+    @property
+    def adapters(self) -> Path:
+        """Trained adapters that are kept."""
+        return self.path / "adapters"
 
     def spool(self, study: str) -> Path:
         """Calls on their way to a study's mirror."""

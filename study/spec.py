@@ -160,6 +160,7 @@ class StudySpec(Strict):
     phases: tuple[Literal["explore", "confirm"], ...] = ("explore", "confirm")
     # in units of the score: closer than this is the same
     margin: float = Field(default=0.01, gt=0, allow_inf_nan=False, strict=True)
+    keep: Literal["best", "all", "none"] = "best"  # whose trained adapters stay: those of selected settings, all, none
     compute: Compute = Compute()
 
     @model_validator(mode="after")

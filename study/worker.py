@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from study import hardware
+from study.adapters import Adapter, save
 from study.errors import BadInput
 from study.frozen import Frozen, NotPackable
 from study.ledger import Ledger
@@ -85,12 +86,13 @@ class Ended:
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker process needs to begin: where the ledger and the cache are, how to mirror, what runs here."""
+    """What a worker process needs to begin: where ledger, cache and adapters are, how to mirror, what runs here."""
 
     storage: str
     cache: Path
     tracker: Callable[[], Tracker]
     provenance: dict[str, str]
+    adapters: Path | None = None  # where trained adapters are kept, None: nowhere
 
 
 class Bench:
@@ -266,6 +268,7 @@ class _Run:
         if over:
             for k, loss, score, test in zip(over, *self._evaluated(over), strict=True):
                 if math.isfinite(loss):
+                    self._keep(k)
                     self._record(k, "finished", loss, score, test)
                 else:
                     self._diverged(k)
@@ -314,6 +317,25 @@ class _Run:
         self.bench.ledger.accept(result)
         self.bench.tracker.end(row.trial, state, numbers(result))
         self.say(Event("end", self.job.number, row.trial, state))
+
+    def _keep(self, k: int) -> None:
+        """Save what trial k has learned where the study keeps it: before its result says that it was trained."""
+        if self.bench.setup.adapters is None:
+            return
+        trial, chosen, task = self.rows[k].trial, self.job.chosen, self.job.spec.model_dump(mode="json")
+        kept = Adapter(
+            key=trial.key,
+            seed=trial.seed,
+            variant=chosen.name,
+            combine=chosen.combine,
+            values=dict(trial.values),
+            steps=self.budget.steps,
+            task=task,
+            model=self.prepared.fingerprints["model"],
+            heads=tuple(site.name for site in self.frozen.heads),
+            leaves={leaf: p for part in self.pack.parts for leaf, p in (part.leaves(k) | part.common).items()},
+        )
+        save(self.bench.setup.adapters, kept)
 
     def _packing(self) -> dict[str, str]:
         retried = {"retried": self.job.retried} if self.job.retried else {}
