@@ -51,14 +51,15 @@ class Plan(NamedTuple):
 def plan(name: str, seconds: float, pairs: int) -> Plan:
     """Pairs of (b) and us whose order alternates, and after each of the first few a shorter turn of the others.
 
-    A required cell has `pairs` of `seconds` a side; any other has at most 2 of a quarter of that.
+    Ours is the pack size that users get, `auto`; where that is another than PACK, PACK is one of the others. A required cell has `pairs` of `seconds` a side; any other has at most 2 of a quarter of that.
     """
     asked, required = cell(name), name in REQUIRED
     long, times = (seconds, pairs) if required else (seconds / 4, min(2, pairs))
     others = _others(asked, seconds, required)
+    mine = AUTO if OURS in others else OURS
     turns: list[tuple[str, float]] = [(limit, seconds / 8) for limit in LIMITS]
     for i in range(times):
-        turns += [(side, long) for side in ((RIVAL, OURS) if i % 2 == 0 else (OURS, RIVAL))]
+        turns += [(side, long) for side in ((RIVAL, mine) if i % 2 == 0 else (mine, RIVAL))]
         turns += others.items() if i < 3 else ()
     return Plan(asked, tuple(turns))
 
@@ -68,7 +69,7 @@ def _others(asked: Cell, seconds: float, required: bool) -> dict[str, float]:
     long, short = (seconds / 2 if required else seconds / 8), seconds / 8
     found = {"peft": long}
     if planned(asked, compute("bf16")) != PACK:
-        found[AUTO] = long
+        found[OURS] = long
     wanted = {
         "peft-bf16-weights": required,
         "trainer": asked.name == TRAINER_CELL,
@@ -96,6 +97,7 @@ def document(asked: Cell, trials: Mapping[str, int], found: Mapping[str, list[Tu
     shares = {
         s: rates[s]["median"] * flop(asked) / limits[limit] for limit, of in LIMITS.items() for s in of if s in rates
     }
+    mine = AUTO if AUTO in found else OURS
     return {
         "cell": asked.name,
         "tokens": tokens(asked),
@@ -111,8 +113,8 @@ def document(asked: Cell, trials: Mapping[str, int], found: Mapping[str, list[Tu
             }
             for side, share in shares.items()
         },
-        "ratios": {side: _ratio(found[OURS], found[side]) for side in shares if side != OURS},
-        "auto": _ratio(found[AUTO], found[RIVAL]) if AUTO in found else None,
+        "ratios": {side: _ratio(found[mine], found[side]) for side in shares if side != mine},
+        "usual": _ratio(found[OURS], found[RIVAL]) if mine == AUTO else None,
     }
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from benchmarks import end_to_end, rates
 from benchmarks.sides import SIDES
+from benchmarks.work import PACK
 
 Document = Mapping[str, Any]
 
@@ -44,10 +45,11 @@ def _rates(one: Document, first: bool) -> Iterator[str]:
     rows = [_rate(one, side) for side in SIDES if side in one["sides"]]
     columns = ("side", "trial-steps/s", "per CPU s", "ours over it", "by CPU", "target", "of the limit", "PSS, MiB")
     yield from _table(columns, rows)
-    auto, target = one["auto"], rates.TARGETS[rates.RIVAL].get(one["cell"])
-    if auto:
-        yield from ("", f"Pack size auto over (b): {_spread(auto, '.2f')}, by CPU {auto['cpu']:.2f}.")
-        yield f"Target: {_target(auto, target)}." if target else ""
+    if one["usual"]:
+        yield from (
+            "",
+            f"{PACK} trials a pack over (b): {_spread(one['usual'], '.2f')}, by CPU {one['usual']['cpu']:.2f}.",
+        )
 
 
 def _rate(one: Document, side: str) -> list[str]:

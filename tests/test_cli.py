@@ -31,7 +31,7 @@ from tests.test_spec import document
 from tests.tiny import tiny_data, tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = "launch resume status trials report export import validate variants tasks ui".split()
+COMMANDS = ["launch", "resume", "status", "trials", "report", "export", "import", "validate", "variants", "tasks", "ui"]
 HELP_SECONDS = 0.5  # of one processor
 PASSWORD = "hunter2"
 
