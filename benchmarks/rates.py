@@ -51,7 +51,8 @@ class Plan(NamedTuple):
 def plan(name: str, seconds: float, pairs: int) -> Plan:
     """Pairs of (b) and us whose order alternates, and after each of the first few a shorter turn of the others.
 
-    Ours is the pack size that users get, `auto`; where that is another than PACK, PACK is one of the others. A required cell has `pairs` of `seconds` a side; any other has at most 2 of a quarter of that.
+    Ours is the pack size that users get, `auto`; where that is another than PACK, PACK is one of the others. A required
+    cell has `pairs` of `seconds` a side; any other has at most 2 of a quarter of that.
     """
     asked, required = cell(name), name in REQUIRED
     long, times = (seconds, pairs) if required else (seconds / 4, min(2, pairs))
