@@ -7,7 +7,7 @@ PIP_ARGS ?=
 PYTHON ?=
 
 # One thread a process: two that share two cores with OpenMP are slower than one each.
-PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(JOBS) --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(JOBS) --dist loadgroup
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -4,15 +4,20 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
+import psutil
+
 from study.engines.local import ENVIRONMENT
 
 ROOT = Path(__file__).parent.parent
+WATCH_SECONDS = 0.3  # between two looks at what processes have used
 QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 QUIET |= {"PYTHONWARNINGS": "ignore"}
 
@@ -82,17 +87,28 @@ class Done(NamedTuple):
 
     output: str
     wall: float  # seconds
-    cpu: float  # seconds, of the process and of every descendant it has waited for
+    cpu: float  # seconds, of the process and of all its descendants, as last seen
 
 
 def finish(command: Sequence[str]) -> Done:
     """Run a command to its end. Raises RuntimeError where it fails."""
     began = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    used: dict[int, float] = {}
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        threading.Thread(target=_watch, args=(psutil.Process(process.pid), used), daemon=True).start()
+        assert process.stdout is not None
+        output = process.stdout.read()
     if process.returncode:
         raise RuntimeError(f"{' '.join(command[:4])} ended with {process.returncode}")
-    return Done(output, time.perf_counter() - began, used.ru_utime + used.ru_stime)
+    return Done(output, time.perf_counter() - began, sum(used.values()))
+
+
+def _watch(root: psutil.Process, used: dict[int, float]) -> None:
+    """Note the CPU seconds of a process and its descendants until it ends: workers are not its children to wait for."""
+    with suppress(psutil.NoSuchProcess):
+        while root.is_running() and root.status() != psutil.STATUS_ZOMBIE:
+            for process in (root, *root.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    spent = process.cpu_times()
+                    used[process.pid] = spent.user + spent.system
+            time.sleep(WATCH_SECONDS)

@@ -5,7 +5,6 @@ whatever index, mirror or proxy that client is configured for is used), checked 
 unpacked below the cache. Nothing in it is imported, built or run.
 """
 
-import difflib
 import hashlib
 import os
 import shutil
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from study.errors import BadInput
+from study.errors import BadInput, nearest
 
 MARKER = "SHA256"  # in every unpacked folder: the hash of the archive it came from
 ROOM = 4  # times the archive's size: the client's copy, ours, and the unpacked files, at worst all at once
@@ -108,8 +107,8 @@ def obtain(asset: Asset, cache: Path) -> Path:
 def unknown(where: str, name: str, known: Iterable[str]) -> BadInput:
     """The error for a name that is none of the known ones, with the nearest spelling."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, 1)
-    hint = f", did you mean {near[0]!r}?" if near else ""
+    meant = nearest(name, names)
+    hint = f", did you mean {meant!r}?" if meant else ""
     return BadInput(where, f"{name!r} is unknown{hint}", ", ".join(names))
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from study.errors import BadInput
+from study.errors import BadInput, nearest
 
 if TYPE_CHECKING:
     from study.analysis.finding import Estimate, Finding
@@ -468,13 +468,11 @@ def _tracking(given: str | None, row: "StudyRow | None", home: "Home") -> str:
 
 
 def _row(ledger: "Ledger", study: str) -> "StudyRow":
-    import difflib
-
     row = ledger.study(study)
     if row is None:
         names = [row.name for row in ledger.studies()]
-        nearest = difflib.get_close_matches(study, names, 1)
-        known = f"did you mean {nearest[0]}?" if nearest else f"there are: {', '.join(names) or 'none yet'}"
+        meant = nearest(study, names)
+        known = f"did you mean {meant}?" if meant else f"there are: {', '.join(names) or 'none yet'}"
         raise BadInput(f"study {study}", "does not exist in this home", known)
     return row
 

@@ -1,5 +1,8 @@
 """The one error a user can cause: told in one line, ends with exit code 2, loses nothing."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class BadInput(Exception):
     """What the user gave cannot be used; `str(error)` is the whole message.
@@ -13,3 +16,8 @@ class BadInput(Exception):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.problem}" + (f" ({self.allowed})" if self.allowed else "")
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that a misspelt one may have meant, None where none is like it."""
+    return next(iter(difflib.get_close_matches(name, list(known), 1)), None)

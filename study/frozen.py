@@ -150,11 +150,10 @@ class Frozen:
         self.device = next(model.parameters()).device
         self._stack = find(model, site_names)
         self._prefixes = Prefixes(PREFIX_BYTES if cache_prefix else 0)
-        self._allowed: dict[frozenset[str], Allowed] = {}
+        self._allowed: dict[tuple[frozenset[str], bool], Allowed] = {}
 
     def of(self, which: Sites) -> list[Site]:
-        """The layers a method adapts: the targets, the norms of the body, or all of its linear, norm and embedding
-        layers."""
+        """What a method adapts: the targets, the norms, or all linear, norm and embedding layers but the heads."""
         if which == "targets":
             return self.sites
         heads = {site.name for site in self.heads}
@@ -194,18 +193,18 @@ class Frozen:
         adapted = layers(layout)
         first = self._first(adapted)
         if shared and first is None:
-            return self.run(_times(inputs, K), layers, sizes)
+            return self.run(_times(inputs, K), layers, sizes, every_token=every_token)
         with self._adapted(adapted):
             return self._answer(inputs, Pass(K, first or 0, tokens))
 
     def allows(self, inputs: Mapping[str, Tensor]) -> Allowed:
         """What this model's stack of blocks can do with such inputs and still give the same answer; found by trying."""
-        names, mask = frozenset(inputs), inputs.get("attention_mask")
-        padded = mask is None or bool((mask == 0).any())  # only padding can show what becomes of it
-        if self._stack is not None and padded and names not in self._allowed:
+        mask = inputs.get("attention_mask")
+        kind = frozenset(inputs), mask is not None and bool((mask == 0).any())  # only padding shows what becomes of it
+        if self._stack is not None and kind not in self._allowed:
             rows = slice(4) if mask is None else mask.sum(1).argsort()[:4]
-            self._allowed[names] = self._tried({name: value[rows] for name, value in inputs.items()})
-        return self._allowed.get(names, Allowed())
+            self._allowed[kind] = self._tried({name: value[rows] for name, value in inputs.items()})
+        return self._allowed.get(kind, Allowed())
 
     @torch.no_grad()
     def _tried(self, few: dict[str, Tensor]) -> Allowed:
@@ -290,7 +289,8 @@ def _repeated(mask: Tensor | None, K: int) -> Tensor | None:
 
 def _close(answer: Tensor, expected: Tensor) -> bool:
     """Equal up to the rounding of their precision."""
-    return bool((answer - expected).abs().max() <= expected.abs().max() * 8 * torch.finfo(expected.dtype).eps ** 0.75)
+    rounding = max(8 * torch.finfo(expected.dtype).eps, 1e-5)
+    return bool((answer - expected).abs().max() <= rounding * expected.abs().max())
 
 
 def _pieces(values: Sequence[int], sizes: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -151,7 +151,9 @@ class Part:
             _cut(view, row[leaf].shape).fill_(True)
         for name, value in self.plain(member).items():
             if not isinstance(value, str):
-                self.h.setdefault(name, self.empty.new_zeros(len(self.W)))[k] = float(value)
+                self.h.setdefault(name, self.empty.new_zeros(len(self.W)))[k] = torch.tensor(
+                    float(value), dtype=torch.float64
+                )
 
     def _unpadded(self, k: int, columns: Columns, store: Tensor) -> dict[Leaf, Tensor]:
         return {leaf: _cut(view, self.shapes[k][leaf]) for leaf, view in columns.views(store[k]).items()}

@@ -14,7 +14,7 @@ from study.trial import Phase, Trial
 from study.worker import Ended, Event
 
 LINE_SECONDS = 15.0  # how often a line is printed where no live view can be shown
-STATES = ("finished", "running", "diverged", "failed")
+STATES = ("finished", "running", "diverged", "stopped", "failed")
 
 
 class Progress:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -224,7 +225,8 @@ def estimate(
     planned = plans(spec, models)
     found = []
     for task in spec.tasks:
-        example = 2 * task.budget.length * sum(O * I for O, I in linear_shapes(models[task.label]))  # one forward
+        tokens = _tokens(task, prepared[task.label], spec.compute.unpad)
+        example = 2 * tokens * sum(O * I for O, I in linear_shapes(models[task.label]))  # one forward
         for chosen in spec.variants:
             cell, method = planned[task.label, chosen.label], variant(chosen.name, chosen.combine)
             settings = _settings(spec, columns, space(spec, chosen))
@@ -243,6 +245,13 @@ def _members(spec: StudySpec, settings: Sequence[Mapping[str, Value]], phase: st
     """The trials of a phase; which setting will be confirmed is not known yet."""
     chosen = settings[:1] if phase == "confirm" else settings
     return [Member(seed, values) for values in chosen for seed in spec.seeds.of(phase)]
+
+
+def _tokens(task: TaskSpec, prepared: Prepared, unpad: bool) -> float:
+    """What an example has: its own tokens, or those it is padded to."""
+    if not unpad:
+        return task.budget.length
+    return fmean(len(next(iter(inputs.values()))) for inputs in prepared.splits["train"].inputs)
 
 
 def _examples(task: TaskSpec, prepared: Prepared, trials: Sequence[Member], phase: str) -> int:

@@ -1,6 +1,5 @@
 """One YAML file -> a frozen, checked StudySpec. Every error is one line: file, key path, value, what was allowed."""
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from study.errors import BadInput
+from study.errors import BadInput, nearest
 from study.space import Choice, Knob, Levels, LogFloat, Space, Value, named
 from study.tasks import TASKS
 from study.tasks.base import Source
@@ -300,7 +299,7 @@ def _value(knob: Knob, given: Any, path: str) -> Value:
     if isinstance(knob, Choice):
         if given not in (allowed := knob.allowed or knob.values):
             names = [str(value) for value in allowed]
-            raise _Refused(path, given, f"{_nearest(str(given), names)}one of {', '.join(names)}")
+            raise _Refused(path, given, f"{_hint(str(given), names)}one of {', '.join(names)}")
         return given
     number = _number(given, path)
     if isinstance(knob, LogFloat):
@@ -376,12 +375,12 @@ def _shown(value: Any) -> str:
 def _known(path: str, noun: str, name: str, allowed: Iterable[str]) -> None:
     names = sorted(allowed)
     if name not in names:
-        raise BadInput(path, f"unknown {noun} {name!r}", f"{_nearest(name, names)}known: {', '.join(names)}")
+        raise BadInput(path, f"unknown {noun} {name!r}", f"{_hint(name, names)}known: {', '.join(names)}")
 
 
-def _nearest(name: str, allowed: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(allowed), 1)
-    return f"did you mean {close[0]}? " if close else ""
+def _hint(name: str, allowed: Iterable[str]) -> str:
+    meant = nearest(name, allowed)
+    return f"did you mean {meant}? " if meant else ""
 
 
 def _distinct(path: str, labels: Sequence[str]) -> None:
@@ -433,12 +432,12 @@ def _allowed(details: ErrorDetails, path: Sequence[str | int]) -> str:
     match details["type"]:
         case "extra_forbidden":
             fields = _fields_at(path[:-1])
-            return f"{_nearest(str(path[-1]), fields)}known: {', '.join(fields)}"
+            return f"{_hint(str(path[-1]), fields)}known: {', '.join(fields)}"
         case "model_type":
             return f"a mapping with {', '.join(_fields_at(path))}"
         case "literal_error":
             expected = str(details["ctx"]["expected"])
-            return f"{_nearest(str(details['input']), re.findall(r'[a-z0-9]+', expected))}{expected}"
+            return f"{_hint(str(details['input']), re.findall(r'[a-z0-9]+', expected))}{expected}"
         case kind:
             return WORDS.get(kind, details["msg"].removeprefix("Input should be "))
 

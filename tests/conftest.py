@@ -19,8 +19,9 @@ import psutil  # noqa: E402
 import pytest  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
+LAWS = ("test_variants.py", "test_minilm.py")
 GRACE = 5.0  # seconds a child may take to be gone once its test is done
-# Servants of the standard library that live as long as this process and end with it.
+# Servants of the standard library, children of this process that live as long as it; workers are forked from one of them.
 SERVANTS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
 
@@ -44,8 +45,9 @@ def _leaves_no_process() -> Iterator[None]:
 
 def _children() -> list[psutil.Process]:
     """Running descendants of this process; a zombie has ended and only waits to be read."""
-    found = psutil.Process().children(recursive=True)
-    return [child for child in found if _command(child) and not any(name in _command(child) for name in SERVANTS)]
+    mine = psutil.Process()
+    servants = [child for child in mine.children() if any(name in _command(child) for name in SERVANTS)]
+    return [child for child in mine.children(recursive=True) if _command(child) and child not in servants]
 
 
 def _command(process: psutil.Process) -> str:
@@ -54,3 +56,10 @@ def _command(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests run in one process, which shares its fixtures; the laws, which share none, run wherever one is idle."""
+    for item in items:
+        if item.path.name not in LAWS:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))

@@ -114,6 +114,15 @@ def test_what_a_model_allows_is_found_out_by_trying() -> None:
     assert llama == Allowed(False, True, "last")
 
 
+def test_a_batch_without_padding_is_shared_too_and_says_nothing_of_padding() -> None:
+    frozen, (inputs, _) = _frozen("bert"), _texts(0, 0)
+    whole = {"input_ids": inputs["input_ids"].clamp(min=1), "attention_mask": torch.ones(4, 10, dtype=torch.long)}
+    assert frozen.allows(whole).share
+    assert len(frozen._allowed) == 1
+    frozen.allows(inputs)
+    assert len(frozen._allowed) == 2
+
+
 def test_a_model_whose_attention_is_its_own_keeps_its_padding_and_its_numbers() -> None:
     """Eager attention knows nothing of a layout without padding; disentangled attention nothing of any other."""
     inputs, _ = _texts(0, 0)

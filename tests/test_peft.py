@@ -5,11 +5,12 @@ from collections.abc import Callable
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 
 from study.pack import Pack
 from study.part import Member
 from study.variants import VARIANTS
+from study.variants.base import Leaves, Lifted, Site, low_rank
 from tests import small
 
 pytestmark = pytest.mark.filterwarnings(
@@ -90,3 +91,14 @@ def _theirs(model: nn.Module, site: str, leaf: str) -> torch.Tensor:
     layer = model.base_model.model.get_submodule(site)
     name = {"A": "lora_A", "B": "lora_B", "m": "lora_magnitude_vector"}[leaf]
     return layer.get_parameter(f"{name}.default.weight")
+
+
+def test_a_scale_applied_twice_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: LoRA whose update is multiplied by alpha / r on either side."""
+
+    def twice(x: Tensor, y: Tensor, site: Site, p: Leaves, h: Lifted) -> Tensor:
+        return y + h["scale"] * low_rank(x, p, h["scale"])
+
+    monkeypatch.setitem(VARIANTS, "lora", VARIANTS["lora"]._replace(forward=twice))
+    with pytest.raises(AssertionError):
+        test_weights_after_twenty_steps_agree_with_peft("lora")

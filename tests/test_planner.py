@@ -155,8 +155,8 @@ def test_the_pack_size_that_a_study_names_is_its_pack_size() -> None:
     ("dtype", "ff", "tokens", "fastest"),
     [
         ("bf16", 512, 128, 32),
-        ("bf16", 512, 512, 8),
-        ("bf16", 1536, 256, 8),
+        ("bf16", 512, 512, 16),
+        ("bf16", 1536, 256, 11),
         ("fp32", 512, 128, 8),
         ("fp32", 1536, 512, 4),
     ],

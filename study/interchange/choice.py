@@ -1,11 +1,10 @@
 """Which trial of a study is meant: one by its key and seed, or the best of a variant's selected setting."""
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from study.adapters import Adapter, Identity, load
-from study.errors import BadInput
+from study.errors import BadInput, nearest
 from study.home import Home
 from study.ledger import Ledger, StudyRow
 from study.spec import TaskSpec
@@ -18,7 +17,7 @@ def exact(ledger: Ledger, study: str, key: str, seed: int | None) -> Trial:
     trials = ledger.trials(study)
     mine = [trial for trial in trials if trial.key == key]
     if not mine:
-        hint = _nearest(key, (trial.key for trial in trials), f"`lorascope trials {study}` lists them")
+        hint = _hint(key, (trial.key for trial in trials), f"`lorascope trials {study}` lists them")
         raise BadInput("--trial", f"study {study} has no trial {key}", hint)
     seeds = {trial.seed: trial for trial in mine}
     if seed not in seeds:
@@ -41,7 +40,7 @@ def best(ledger: Ledger, row: StudyRow, variant: str, task: str | None) -> Trial
         raise BadInput(
             "--best",
             f"study {row.name} has no trial of {variant}",
-            _nearest(variant, names, f"there are: {', '.join(names)}"),
+            _hint(variant, names, f"there are: {', '.join(names)}"),
         )
     sign = 1 if registered(tasks[label].task).direction == "maximize" else -1
     for phase in ("confirm", "explore"):
@@ -82,7 +81,6 @@ def _one(task: str | None, labels: Sequence[str]) -> str:
     raise BadInput("--task", problem, f"one of {', '.join(labels)}")
 
 
-def _nearest(given: str, names: Iterable[str], otherwise: str) -> str:
-    known = list(dict.fromkeys(names))
-    close = difflib.get_close_matches(given, known, 1)
-    return f"did you mean {close[0]}?" if close else otherwise
+def _hint(given: str, names: Iterable[str], otherwise: str) -> str:
+    meant = nearest(given, dict.fromkeys(names))
+    return f"did you mean {meant}?" if meant else otherwise

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +95,9 @@ def positions(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> i
 
 
 def load_classifier(
-    folder: str, outputs: int, pad: int, dtype: torch.dtype, attention: str
+    folder: str, labels: Sequence[str], pad: int, dtype: torch.dtype, attention: str
 ) -> tuple[nn.Module, frozenset[str]]:
-    """The frozen model with `outputs` logits per example, in eval mode, and the modules its checkpoint lacked.
+    """The frozen model with a logit for each of the labels, in eval mode, and the modules its checkpoint lacked.
 
     Those modules (the head: a last layer, in some models a pooler too) hold values drawn from torch's global
     generator; a trial brings its own.
@@ -106,7 +106,7 @@ def load_classifier(
         with quiet():
             model, found = AutoModelForSequenceClassification.from_pretrained(
                 folder,
-                num_labels=outputs,
+                num_labels=len(labels),
                 dtype=dtype,
                 attn_implementation=attention,
                 local_files_only=True,
@@ -122,6 +122,8 @@ def load_classifier(
     # would count as a padding row of the embedding.
     model.config.pad_token_id = pad
     model.config.use_cache = False
+    model.config.id2label = dict(enumerate(labels))  # what a model that is exported calls its classes
+    model.config.label2id = {label: i for i, label in enumerate(labels)}
     model.eval().requires_grad_(False)
     return model, frozenset(key.rpartition(".")[0] for key in mismatched | set(found["missing_keys"]))
 

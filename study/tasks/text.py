@@ -99,7 +99,7 @@ def _prepare(
         outputs=len(labels),
         splits={name: _examples(splits[name], labels, tokenizer, length, tuple(padding)) for name in SPLITS},
         padding=padding,
-        load=partial(load_classifier, str(folder), len(labels), pad_token(tokenizer)),
+        load=partial(load_classifier, str(folder), [str(label) for label in labels], pad_token(tokenizer)),
         loss=cross_entropy,
         predict=most_likely,
         metric=accuracy,

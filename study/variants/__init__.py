@@ -1,12 +1,11 @@
 """The registry: one file per method, one name here; and methods of different axes put together."""
 
-import difflib
 from collections.abc import Callable, Hashable, Sequence
 from functools import reduce
 from importlib import import_module
 from typing import Any
 
-from study.errors import BadInput
+from study.errors import BadInput, nearest
 from study.space import named
 from study.variants.base import Plain, Variant
 
@@ -71,8 +70,8 @@ def variant(name: str, combine: Sequence[str] = ()) -> Variant:
 
 def _registered(name: str) -> Variant:
     if name not in VARIANTS:
-        nearest = difflib.get_close_matches(name, VARIANTS, 1)
-        hint = f"did you mean {nearest[0]}? " if nearest else ""
+        meant = nearest(name, VARIANTS)
+        hint = f"did you mean {meant}? " if meant else ""
         raise BadInput("variants", f"unknown variant {name!r}", f"{hint}known: {', '.join(VARIANTS)}")
     return VARIANTS[name]
 
