@@ -153,7 +153,7 @@ class Frozen:
         self._allowed: dict[tuple[frozenset[str], bool], Allowed] = {}
 
     def of(self, which: Sites) -> list[Site]:
-        """What a method adapts: the targets, the norms, or all linear, norm and embedding layers but the heads."""
+        """What a method adapts: targets, norms, or all linear, norm and embedding layers but the heads."""
         if which == "targets":
             return self.sites
         heads = {site.name for site in self.heads}

@@ -21,7 +21,7 @@ import pytest  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent
 LAWS = ("test_variants.py", "test_minilm.py")
 GRACE = 5.0  # seconds a child may take to be gone once its test is done
-# Servants of the standard library, children of this process that live as long as it; workers are forked from one of them.
+# Servants of the standard library, children of this process that live as long as it; one of them forks workers.
 SERVANTS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
 
@@ -59,7 +59,7 @@ def _command(process: psutil.Process) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests run in one process, which shares its fixtures; the laws, which share none, run wherever one is idle."""
+    """A file's tests run in one process and share its fixtures; the laws, which have none, run wherever one is idle."""
     for item in items:
         if item.path.name not in LAWS:
             item.add_marker(pytest.mark.xdist_group(item.path.name))
