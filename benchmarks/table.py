@@ -77,8 +77,9 @@ def _end_to_end(one: Document, first: bool) -> Iterator[str]:
         counted = f"{found['ran']} x {len(found['values'])}"
         rows.append([SIDES[side], counted, _spread(found, ".0f"), _spread(ratio, ".2f"), _target(ratio, target)])
     yield from _table(("search", "trials run", "seconds of all", "ours faster by", "target"), rows)
-    yield from ("", "Where our CPU seconds went, launch by launch:", "")
-    yield from _table(("controller", "workers", "of it training", "outside training", "target"), _cpu(one))
+    if one["cpu"]:
+        yield from ("", "Where our CPU seconds went, launch by launch:", "")
+        yield from _table(("controller", "workers", "of it training", "outside training", "target"), _cpu(one))
 
 
 def _cpu(one: Document) -> list[list[str]]:

@@ -170,3 +170,8 @@ def test_a_name_that_no_new_variant_can_have_is_refused_and_nothing_is_written(n
         new.lay(name, tmp_path)
     assert registry.read_text() == 'NAMES = (\n    "taken",\n)\n'
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_tour_visits_every_variant() -> None:
+    tour = spec.load(ROOT / "studies" / "taxonomy-tour.yaml")
+    assert sorted(chosen.name for chosen in tour.variants) == sorted(VARIANTS)
