@@ -12,17 +12,14 @@ from study.part import Member
 from study.variants import VARIANTS
 from study.variants.base import Leaves, Lifted, Site, low_rank
 from tests import small
+from tests.oracle import RATE, STEPS, adamw, their_head, trained
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.is_gradient_checkpointing:FutureWarning"
 )  # peft reads transformers' old name
 
-STEPS, RATE, RANK, ALPHA, RATIO = 20, 3e-3, 4, 16, 8.0
+RANK, ALPHA, RATIO = 4, 16, 8.0
 CONFIG = {"r": RANK, "lora_alpha": ALPHA, "target_modules": ["query", "value"], "modules_to_save": ["classifier"]}
-
-
-def _adamw(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=RATE, weight_decay=0.0)
 
 
 def _lora_plus(model: nn.Module) -> torch.optim.Optimizer:
@@ -33,11 +30,11 @@ def _lora_plus(model: nn.Module) -> torch.optim.Optimizer:
 
 
 METHODS: dict[str, tuple[dict[str, object], Callable[[nn.Module], torch.optim.Optimizer]]] = {
-    "lora": ({}, _adamw),
-    "rslora": ({"use_rslora": True}, _adamw),
+    "lora": ({}, adamw),
+    "rslora": ({"use_rslora": True}, adamw),
     "lora_plus": ({}, _lora_plus),
-    "dora": ({"use_dora": True}, _adamw),
-    "pissa": ({"init_lora_weights": "pissa"}, _adamw),
+    "dora": ({"use_dora": True}, adamw),
+    "pissa": ({"init_lora_weights": "pissa"}, adamw),
 }
 
 
@@ -57,15 +54,7 @@ def test_weights_after_twenty_steps_agree_with_peft(name: str) -> None:
     pack = Pack(small.frozen(), method, [trial], STEPS, small.loss)
     theirs = get_peft_model(small.model(torch.float32), LoraConfig(**CONFIG, **config)).double().eval()
     _same_start(theirs, pack, name)
-    rule = optimizer(theirs)
-    for t in range(STEPS):
-        inputs, targets = small.batch([trial], t)
-        ours, _ = pack.step((inputs, targets))
-        loss = nn.functional.cross_entropy(theirs(**inputs).logits, targets)
-        assert abs(loss.item() - ours.item()) < 1e-8
-        rule.zero_grad()
-        loss.backward()
-        rule.step()
+    trained(pack, theirs, optimizer(theirs))
     ours_and_theirs = [
         (leaf, _theirs(theirs, *at).detach()) for at, leaf in small.leaves(pack, 0).items() if at[1] in "ABm"
     ]
@@ -79,7 +68,7 @@ def _same_start(theirs: nn.Module, pack: Pack, name: str) -> None:
             if leaf in "ABm":
                 _theirs(theirs, site, leaf).copy_(value)
             elif leaf in ("weight", "bias"):
-                getattr(theirs.base_model.model.classifier.modules_to_save["default"], leaf).copy_(value)
+                their_head(theirs).get_parameter(leaf).copy_(value)
         if name == "pissa":
             for site in pack.frozen.sites:
                 p = {leaf: value for (owner, leaf), value in small.leaves(pack, 0).items() if owner == site.name}

@@ -15,15 +15,15 @@ from study.optim import BETA1, BETA2, EPSILON, Columns, Leaf, Transform
 from study.pack import Pack
 from study.part import Member
 from study.variants import VARIANTS, delora, loft, lora_pro, variant
-from study.variants.base import merged
 from study.variants.linalg import per_trial
 from tests import small
+from tests.oracle import RATE, STEPS, adamw, merged_model, their_head, trained
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.is_gradient_checkpointing:FutureWarning"
 )  # peft reads transformers' old name
 
-STEPS, RATE, DECAY, RANK, ALPHA, LAMBDA = 20, 3e-3, 0.1, 4, 16, 8.0
+DECAY, RANK, ALPHA, LAMBDA = 0.1, 4, 16, 8.0
 WHERE = {"target_modules": ["query", "value"], "modules_to_save": ["classifier"]}
 
 
@@ -57,19 +57,11 @@ def test_twenty_steps_and_the_merged_model_agree_with_peft(name: str) -> None:
     trial = Member(0, small.values(VARIANTS[name], given))
     pack = Pack(small.frozen(), VARIANTS[name], [trial], STEPS, small.loss)
     theirs = _same_start(name, pack)
-    rule = torch.optim.AdamW([p for p in theirs.parameters() if p.requires_grad], lr=RATE, weight_decay=DECAY)
-    for t in range(STEPS):
-        inputs, targets = small.batch([trial], t)
-        ours, _ = pack.step((inputs, targets))
-        loss = nn.functional.cross_entropy(theirs(**inputs).logits, targets)
-        assert abs(loss.item() - ours.item()) < 1e-8
-        rule.zero_grad()
-        loss.backward()
-        rule.step()
+    trained(pack, theirs, adamw(theirs, DECAY))
     for leaf, weight in _theirs(name, theirs, pack).items():
         assert (small.leaves(pack, 0)[leaf] - weight.view_as(small.leaves(pack, 0)[leaf])).abs().max() < 1e-8
     ids = small.batch([trial], STEPS)[0]["input_ids"]
-    unmerged, ours = theirs(ids).logits, _merged(pack)(ids).logits
+    unmerged, ours = theirs(ids).logits, merged_model(pack)(ids).logits
     assert (ours - theirs.merge_and_unload().float()(ids).logits).abs().max() < 1e-5
     assert (ours - unmerged).abs().max() < 1e-5
 
@@ -96,19 +88,8 @@ def _theirs(name: str, model: nn.Module, pack: Pack) -> dict[Leaf, Tensor]:
         if leaf in names:
             found[site, leaf] = model.base_model.model.get_submodule(site).get_parameter(names[leaf])
         elif leaf in ("weight", "bias"):
-            found[site, leaf] = getattr(model.base_model.model.classifier.modules_to_save["default"], leaf)
+            found[site, leaf] = their_head(model).get_parameter(leaf)
     return found
-
-
-def _merged(pack: Pack) -> nn.Module:
-    """The trial as a plain model in float32."""
-    model, (part, head) = small.model(torch.float32), pack.parts
-    for site in part.sites:
-        h = {name: value[0] for name, value in part.h.items()}
-        W, bias = merged(part.variant, site, part.site_leaves(0)[site.name], h)
-        model.get_submodule(site.name).load_state_dict({"weight": W, "bias": bias})
-    model.classifier.load_state_dict(head.site_leaves(0)["classifier"])
-    return model
 
 
 def test_lora_fa_keeps_A_bit_for_bit_and_moves_B() -> None:

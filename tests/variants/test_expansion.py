@@ -15,12 +15,13 @@ from study.part import Member
 from study.space import Value
 from study.streams import generator
 from study.variants import VARIANTS
-from study.variants.base import Leaves, Lifted, Site, Variant, affine, count, merged
+from study.variants.base import Leaves, Lifted, Site, Variant, affine, count
 from tests import small, test_variants
+from tests.oracle import RATE, STEPS, adamw, merged_model, their_head, trained
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 
-STEPS, RATE, ALPHA = 20, 3e-3, 16
+ALPHA = 16
 UNEQUAL = r"intermediate\.dense|\d\.output\.dense"  # 32 to 64 and back
 
 
@@ -72,22 +73,14 @@ def test_weights_losses_and_the_merged_model_agree_with_peft(name: str) -> None:
         for leaf, value in leaves.items():
             layer[leaf].copy_(value)
     with torch.no_grad():
-        _classifier(theirs).load_state_dict(_head(pack))
-    rule = torch.optim.AdamW([p for p in theirs.parameters() if p.requires_grad], lr=RATE, weight_decay=0.0)
-    for t in range(STEPS):
-        inputs, targets = small.batch(pack.members, t)
-        ours, _ = pack.step((inputs, targets))
-        loss = nn.functional.cross_entropy(theirs(**inputs).logits, targets)
-        assert abs(loss.item() - ours.item()) < 1e-8
-        rule.zero_grad()
-        loss.backward()
-        rule.step()
+        their_head(theirs).load_state_dict(_head(pack))
+    trained(pack, theirs, adamw(theirs))
     for layer, leaves in _both(pack, theirs, name):
         assert max(float((layer[leaf] - value).abs().max()) for leaf, value in leaves.items()) < 1e-8
     inputs, _ = small.batch(pack.members, STEPS)
     with torch.no_grad():
         merged_theirs = theirs.float().merge_and_unload()(**inputs).logits
-        assert torch.allclose(_merged(pack)(**inputs).logits, merged_theirs, rtol=0, atol=1e-5)
+        assert torch.allclose(merged_model(pack)(**inputs).logits, merged_theirs, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ORACLES)
@@ -301,20 +294,5 @@ def _both(pack: Pack, theirs: nn.Module, name: str) -> list[tuple[dict[str, Tens
     return pairs
 
 
-def _classifier(theirs: nn.Module) -> nn.Module:
-    return theirs.base_model.model.classifier.modules_to_save["default"]
-
-
 def _head(pack: Pack) -> dict[str, Tensor]:
     return {name: value for (site, name), value in small.leaves(pack, 0).items() if site == "classifier"}
-
-
-def _merged(pack: Pack) -> nn.Module:
-    """The plain model with our merged layers and head, in fp32."""
-    model, part = small.model(torch.float32), pack.parts[0]
-    h = {name: value[0] for name, value in part.h.items()}
-    for site in part.sites:
-        W, bias = merged(part.variant, site, part.site_leaves(0)[site.name], h)
-        model.get_submodule(site.name).load_state_dict({"weight": W, "bias": bias})
-    model.classifier.load_state_dict(_head(pack))
-    return model

@@ -7,19 +7,19 @@ import pytest
 import torch
 from peft import AdaLoraConfig, LoraConfig, PeftConfig, PeftModel, VeraConfig, get_peft_model
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from study.pack import Pack
 from study.part import Member
 from study.variants import VARIANTS, adalora, relora
 from study.variants.base import Leaves, Lifted, Site, Variant, merged
 from tests import small, test_variants
+from tests.oracle import RATE, STEPS, adamw, merged_model, their_head, together, trained
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.is_gradient_checkpointing:FutureWarning"
 )  # peft reads transformers' old name
 
-STEPS, RATE, RANK, ALPHA = 20, 3e-3, 4, 16
+RANK, ALPHA = 4, 16
 PLAIN = {"learning_rate": RATE, "rank": RANK, "alpha": ALPHA, "schedule": "constant", "warmup": 0.0}
 FREE = PLAIN | {"max_grad_norm": 1e9, "orthogonality": 0.0}
 TARGETS = ["query", "value"]
@@ -43,9 +43,7 @@ def test_vera_agrees_with_peft() -> None:
         for name in ("A", "B"):
             common = pack.parts[0].site_leaves(0)[pack.frozen.sites[0].name][name]
             theirs.base_model.get_submodule(f"vera_{name}")["default"].copy_(common)
-    rule = _adamw(theirs)
-    for _ in _together(pack, theirs, rule):
-        pass
+    trained(pack, theirs, adamw(theirs))
     assert _apart(pack, theirs) < 1e-8
     assert _merged_apart(pack, theirs) < 1e-5
 
@@ -58,9 +56,9 @@ def test_adalora_agrees_with_peft_budget_and_all() -> None:
     for name, parameter in theirs.named_parameters():
         if "ranknum" in name:
             parameter.data -= 1e-5  # peft adds it to the rank that it divides by
-    rule, allocator, h = _adamw(theirs), theirs.base_model.rankallocator, pack.parts[0].plain(pack.members[0])
+    rule, allocator, h = adamw(theirs), theirs.base_model.rankallocator, pack.parts[0].plain(pack.members[0])
     pattern = None
-    for t in _together(pack, theirs, rule, before_the_step=lambda: allocator.update_ipt(theirs)):
+    for t in together(pack, theirs, rule, before_the_step=lambda: allocator.update_ipt(theirs)):
         budget, due = allocator.budget_schedule(t)
         assert budget == (adalora.budget(h, t, 4) if t > 2 else 24)
         assert adalora.due(h, t) == (due and t <= 10)
@@ -82,7 +80,7 @@ def test_relora_is_pefts_lora_restarted_by_hand() -> None:
     adapters = [p for name, p in theirs.named_parameters() if "lora_" in name]
     head = [p for name, p in theirs.named_parameters() if p.requires_grad and "lora_" not in name]
     rule = torch.optim.AdamW([{"params": adapters}, {"params": head}], lr=RATE, weight_decay=0.0)
-    for t in _together(pack, theirs, rule):
+    for t in together(pack, theirs, rule):
         if t in (5, 10, 15):
             _restart(theirs, rule, small.leaves(pack, 0))
         since = math.inf if t < 5 else t % 5 + 1
@@ -304,33 +302,13 @@ def _pair(name: str, config: PeftConfig, given: dict[str, float] | None = None) 
             if leaf in THEIR_NAMES:
                 _theirs(theirs, site, leaf).copy_(value)
             elif leaf in ("weight", "bias"):
-                theirs.base_model.model.classifier.modules_to_save["default"].get_parameter(leaf).copy_(value)
+                their_head(theirs).get_parameter(leaf).copy_(value)
     return pack, theirs
 
 
 def _theirs(theirs: nn.Module, site: str, leaf: str) -> Tensor:
     found = theirs.base_model.model.get_submodule(site).get_parameter(THEIR_NAMES[leaf])
     return found[:, 0] if leaf == "e" else found
-
-
-def _adamw(theirs: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.AdamW([p for p in theirs.parameters() if p.requires_grad], lr=RATE, weight_decay=0.0)
-
-
-def _together(
-    pack: Pack, theirs: nn.Module, rule: torch.optim.Optimizer, before_the_step: Callable[[], None] = lambda: None
-) -> Iterator[int]:
-    """Both train on the same data; the number of steps done, after each. The losses must agree."""
-    for t in range(STEPS):
-        inputs, targets = small.batch(pack.members, t)
-        rule.zero_grad()
-        loss = nn.functional.cross_entropy(theirs(**inputs).logits, targets)
-        loss.backward()
-        before_the_step()
-        rule.step()
-        ours, _ = pack.step((inputs, targets))
-        assert abs(loss.item() - ours.item()) < 1e-8
-        yield t + 1
 
 
 def _apart(pack: Pack, theirs: nn.Module) -> float:
@@ -343,15 +321,9 @@ def _apart(pack: Pack, theirs: nn.Module) -> float:
 
 def _merged_apart(pack: Pack, theirs: PeftModel) -> float:
     """The largest difference of a logit of the two merged models in fp32."""
-    part, inputs = pack.parts[0], small.batch(pack.members, 99)[0]
-    h = {name: value[0] for name, value in part.h.items()}
-    weights = {leaf: value for (_, leaf), value in small.leaves(pack, 0).items() if leaf in ("weight", "bias")}
-    for site in part.sites:
-        W, bias = merged(part.variant, site, part.site_leaves(0)[site.name], h)
-        weights |= {f"{site.name}.weight": W, f"{site.name}.bias": bias}
-    weights = {name if "." in name else f"classifier.{name}": value.float() for name, value in weights.items()}
-    ours = functional_call(small.model(torch.float32), weights, (), inputs).logits
-    return float((ours - theirs.float().merge_and_unload()(**inputs).logits).detach().abs().max())
+    inputs = small.batch(pack.members, 99)[0]
+    both = merged_model(pack)(**inputs).logits - theirs.float().merge_and_unload()(**inputs).logits
+    return float(both.detach().abs().max())
 
 
 def _trained(method: Variant) -> Iterator[tuple[Site, Leaves, Lifted]]:

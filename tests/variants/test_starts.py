@@ -15,14 +15,15 @@ from study.space import Value
 from study.statistics import measure
 from study.streams import generator
 from study.variants import VARIANTS, inits, variant
-from study.variants.base import Leaves, Plain, Site, Variant, merged
+from study.variants.base import Leaves, Plain, Site, Variant
 from tests import small
+from tests.oracle import RATE, STEPS, adamw, merged_model, their_head, trained
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.is_gradient_checkpointing:FutureWarning"
 )  # peft reads transformers' old name
 
-STEPS, RATE, DECAY, RANK, ALPHA = 20, 3e-3, 0.1, 4, 16
+DECAY, RANK, ALPHA = 0.1, 4, 16
 UNLIKE = "query|attention.output.dense"  # layers that read different things
 SITES = r".*(query|attention\.output\.dense)"
 PLAIN = {"learning_rate": RATE, "weight_decay": DECAY, "schedule": "constant", "warmup": 0.0, "max_grad_norm": 1e9}
@@ -67,19 +68,11 @@ def _gradient(site: Site) -> Tensor:
 def test_twenty_steps_and_the_merged_model_agree_with_peft(name: str) -> None:
     pack = _pack(name, GIVEN)
     theirs = _same_start(name, pack)
-    rule = torch.optim.AdamW([p for p in theirs.parameters() if p.requires_grad], lr=RATE, weight_decay=DECAY)
-    for t in range(STEPS):
-        inputs, targets = small.batch(pack.members, t)
-        ours, _ = pack.step((inputs, targets))
-        loss = nn.functional.cross_entropy(theirs(**inputs).logits, targets)
-        assert abs(loss.item() - ours.item()) < 1e-8
-        rule.zero_grad()
-        loss.backward()
-        rule.step()
+    trained(pack, theirs, adamw(theirs, DECAY))
     leaves = small.leaves(pack, 0)
     assert max(float((leaves[at] - weight.detach()).abs().max()) for at, weight in _theirs(theirs, pack).items()) < 1e-8
     ids = small.batch(pack.members, STEPS)[0]["input_ids"]
-    assert (_merged(pack)(ids).logits - theirs.merge_and_unload().float()(ids).logits).abs().max() < 1e-5
+    assert (merged_model(pack)(ids).logits - theirs.merge_and_unload().float()(ids).logits).abs().max() < 1e-5
 
 
 @torch.no_grad()
@@ -104,19 +97,7 @@ def _theirs(model: nn.Module, pack: Pack) -> dict[tuple[str, str], Tensor]:
     found = {}
     for site, leaf in pack.parts[0].trained.shapes:
         found[site, leaf] = model.base_model.model.get_submodule(site).get_parameter(f"lora_{leaf}.default.weight")
-    head = model.base_model.model.classifier.modules_to_save["default"]
-    return found | {("classifier", leaf): head.get_parameter(leaf) for leaf in ("weight", "bias")}
-
-
-def _merged(pack: Pack) -> nn.Module:
-    """The trial as a plain model in float32."""
-    model, (part, head) = small.model(torch.float32), pack.parts
-    for site in part.sites:
-        h = {name: value[0] for name, value in part.h.items()}
-        W, bias = merged(part.variant, site, part.site_leaves(0)[site.name], h)
-        model.get_submodule(site.name).load_state_dict({"weight": W, "bias": bias})
-    model.classifier.load_state_dict(head.site_leaves(0)["classifier"])
-    return model
+    return found | {("classifier", leaf): their_head(model).get_parameter(leaf) for leaf in ("weight", "bias")}
 
 
 def _starts_of_peft(start: str, sites: list[Site], **chosen: object) -> dict[str, nn.Module]:
