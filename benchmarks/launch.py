@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.ours import Null
 from study import session, spec
 from study.controller import Controller, Lease
 from study.engines.local import Local
@@ -25,6 +24,7 @@ from study.progress import Progress
 from study.tracking import Tracker
 from study.worker import Setup
 from trackers.mirror import Mirror
+from trackers.null import Null
 
 
 @contextmanager

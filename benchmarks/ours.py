@@ -1,6 +1,6 @@
 """Our side: a pack of K trials on a frozen model, both built by a worker's own code."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -13,28 +13,15 @@ from study.part import Member
 from study.planner import fastest
 from study.space import Value
 from study.spec import Budget, Compute, DataSpec, TaskSpec
-from study.trial import State, Trial
 from study.variants import variant
 from study.worker import COMPUTE_DTYPES, Bench, Setup
+from trackers.null import Null
 
 # The rivals neither schedule nor clip.
 HOLD: dict[str, Value] = {"schedule": "constant", "warmup": 0.0, "max_grad_norm": 100.0}
 LORA = variant("lora")
 
 Dtype = Literal["fp32", "bf16"]
-
-
-class Null:
-    """A tracker that does nothing."""
-
-    def begin(self, trial: Trial) -> None:
-        pass
-
-    def log(self, trial: Trial, step: int, values: Mapping[str, float]) -> None:
-        pass
-
-    def end(self, trial: Trial, state: State, values: Mapping[str, float]) -> None:
-        pass
 
 
 def compute(dtype: Dtype, together: bool = True, device: Device = "cpu") -> Compute:

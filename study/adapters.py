@@ -16,7 +16,7 @@ from study.errors import BadInput
 from study.optim import Leaf
 from study.space import Value
 from study.variants import variant
-from study.variants.base import Plain, Variant
+from study.variants.base import Plain, Variant, plain
 
 Identity = tuple[str, int]  # (key, seed): whose adapter it is
 
@@ -48,8 +48,7 @@ class Adapter:
 
     def plain(self) -> Plain:
         """Its knobs as the method's own functions see them, with `scale` and `steps`."""
-        h: dict[str, Value] = dict(self.values) | dict(self.method.fixed)
-        return h | {"scale": self.method.scaling(h), "steps": self.steps}  # type: ignore[arg-type]
+        return plain(self.method, self.values, self.steps)
 
 
 def adapter(record: Mapping[str, Any], leaves: Mapping[Leaf, Tensor]) -> Adapter:

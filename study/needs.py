@@ -10,7 +10,7 @@ from study.frozen import Frozen, StandIn
 from study.space import Levels, Space
 from study.spec import Budget
 from study.streams import generator
-from study.variants.base import Leaves, Plain, Site, Spectrum, Variant
+from study.variants.base import Leaves, Plain, Site, Spectrum, Variant, plain
 from study.variants.head_only import HEAD
 from study.variants.inits import TRIPLETS
 
@@ -74,8 +74,7 @@ def _stood_in(site: Site, needs: Iterable[str]) -> Site:
 
 def stored(variant: Variant, frozen: Frozen, values: Plain, steps: int, dtype: torch.dtype) -> Stored:
     """What one trial has in the pack's store, whose precision is fp32 or finer."""
-    h = {**values, **variant.fixed}
-    h |= {"scale": variant.scaling(h), "steps": steps}  # type: ignore[arg-type]
+    h = plain(variant, values, steps)
     own, head = entries(variant, frozen.of(variant.sites), h), entries(HEAD, frozen.heads, h)
     size = torch.promote_types(dtype, torch.float32).itemsize
     return Stored(size * (own.trained + head.trained), size * own.carried, size * own.common)

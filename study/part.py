@@ -14,7 +14,7 @@ from torch.func import vmap
 from study.optim import Columns, Leaf, State
 from study.space import Value
 from study.streams import generator
-from study.variants.base import Leaves, Plain, Site, Spectrum, Variant
+from study.variants.base import Leaves, Plain, Site, Spectrum, Variant, plain
 
 Statistics = Mapping[int, Mapping[str, Mapping[str, Spectrum]]]  # by seed and site, what the method `needs`
 
@@ -123,8 +123,7 @@ class Part:
 
     def plain(self, member: Member) -> dict[str, Value]:
         """A trial's knobs as everything un-lifted sees them, with `scale` and `steps`."""
-        h: dict[str, Value] = dict(member.values) | dict(self.variant.fixed)
-        return h | {"scale": self.variant.scaling(h), "steps": self.steps}  # type: ignore[arg-type]
+        return plain(self.variant, member.values, self.steps)
 
     def _draw(self, member: Member) -> dict[Leaf, Tensor]:
         """The trial's first leaves. The stream knows the seed and the site, so variants of one seed draw alike."""

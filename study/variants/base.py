@@ -131,6 +131,12 @@ class Variant(NamedTuple):
     merge: Callable[[Any, Site, Leaves, Lifted], tuple[Tensor, Tensor | None]] | None = None  # None: `affine`
 
 
+def plain(variant: Variant, values: Plain, steps: int) -> dict[str, Value]:
+    """A trial's knobs as everything un-lifted sees them, with `scale` and `steps`."""
+    h: dict[str, Value] = {**values, **variant.fixed}
+    return h | {"scale": variant.scaling(h), "steps": steps}  # type: ignore[arg-type]
+
+
 def low_rank(x: Tensor, p: Leaves, scale: Tensor) -> Tensor:
     """s B A x for every LoRA-shaped forward: x: N I -> N O.
 

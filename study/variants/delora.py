@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from study.optim import ADAMW_KNOBS
-from study.space import Levels, LogFloat
+from study.space import LogFloat
 from study.variants import inits, lora
 from study.variants.base import Axis, Leaves, Lifted, Plain, Site, low_rank
 
 KNOBS = (
     *ADAMW_KNOBS,
-    Levels("rank", (2, 4, 8, 16, 32), default=8),
+    lora.RANK,
     LogFloat("delora_lambda", 1, 64, default=12),  # its start; the paper's table 9 has 4 and 12
 )
 SHORTEST = 1e-4  # no row is divided by less: padding has length 0
@@ -25,8 +25,7 @@ SHORTEST = 1e-4  # no row is divided by less: padding has length 0
 def init(site: Site, h: Plain, generator: torch.Generator) -> Leaves:
     """A: R I uniform in +-1/sqrt(I), B: O R in +-1/sqrt(R), lambda: 1, their copies, and the columns' lengths w: I."""
     rank = int(h["rank"])
-    A = torch.empty(rank, site.I).uniform_(-(site.I**-0.5), site.I**-0.5, generator=generator)
-    B = torch.empty(site.O, rank).uniform_(-(rank**-0.5), rank**-0.5, generator=generator)
+    A, B = inits.uniform(generator, rank, site.I), inits.uniform(generator, site.O, rank)
     bound = torch.tensor([float(h["delora_lambda"])])
     w = vector_norm(site.W, dim=0, dtype=torch.float64)
     return inits.compensated(A, B) | {"lambda": bound, "lambda0": bound.clone(), "w": w}

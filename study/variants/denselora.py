@@ -18,7 +18,7 @@ from study.variants.rasa import by_kind
 def init(site: Site, h: Plain, generator: torch.Generator) -> Leaves:
     """M: R R, uniform in +-1/sqrt(R)."""
     rank = int(h["rank"])
-    return {"M": torch.empty(rank, rank).uniform_(-(rank**-0.5), rank**-0.5, generator=generator)}
+    return {"M": inits.uniform(generator, rank, rank)}
 
 
 def shared(sites: Sequence[Site], h: Plain, generator: torch.Generator) -> Leaves:

@@ -11,7 +11,8 @@ from torch import Tensor
 from study.space import Levels
 from study.variants import lora
 from study.variants.base import Axis, Leaves, Lifted, Plain, Site, Variant
-from study.variants.blocks import sides, uniform
+from study.variants.blocks import sides
+from study.variants.inits import uniform
 
 KNOBS = (*lora.PAIR_KNOBS, Levels("k", (2, 4), default=2))
 

@@ -17,10 +17,15 @@ GAMMA, GAMMA_ONE, RHO = 16.0, 128.0, 1.0  # of `lora_ga`, `lora_one` and `eva` i
 TRIPLETS = 64  # are kept of a statistic: twice the usual largest rank
 
 
+def uniform(generator: torch.Generator, *shape: int) -> Tensor:
+    """Uniform in +-1/sqrt(inputs), inputs last (He et al. 2015, arXiv:1502.01852, a = sqrt 5)."""
+    bound = shape[-1] ** -0.5
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+
+
 def kaiming(site: Site, h: Plain, generator: torch.Generator) -> Leaves:
-    """A uniform in +-1/sqrt(I) (He et al. 2015, arXiv:1502.01852, a = sqrt 5), B = 0: the reference code's LoRA."""
-    bound = site.I**-0.5
-    return _from_A(site, torch.empty(int(h["rank"]), site.I).uniform_(-bound, bound, generator=generator))
+    """A uniform in +-1/sqrt(I), B = 0: the reference code's LoRA."""
+    return _from_A(site, uniform(generator, int(h["rank"]), site.I))
 
 
 def gaussian(site: Site, h: Plain, generator: torch.Generator) -> Leaves:
@@ -39,7 +44,7 @@ def orthogonal(site: Site, h: Plain, generator: torch.Generator) -> Leaves:
 def nonzero(site: Site, h: Plain, generator: torch.Generator) -> Leaves:
     """Init[AB]: A and B both uniform in +-1/sqrt(I), the start taken off (arXiv:2505.23194, arXiv:2602.04998)."""
     bound, rank = site.I**-0.5, int(h["rank"])
-    A = torch.empty(rank, site.I).uniform_(-bound, bound, generator=generator)
+    A = uniform(generator, rank, site.I)
     return compensated(A, torch.empty(site.O, rank).uniform_(-bound, bound, generator=generator))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from study.variants import lora
 from study.variants.base import Axis, Leaves, Lifted, Plain, Site, Variant
-from study.variants.blocks import uniform
+from study.variants.inits import uniform
 
 
 def init(site: Site, h: Plain, generator: torch.Generator) -> Leaves:

@@ -7,7 +7,8 @@ from study.space import Choice, Levels, LogFloat
 from study.variants import inits
 from study.variants.base import Axis, Leaves, Lifted, Site, Variant, low_rank
 
-PAIR_KNOBS = (*ADAMW_KNOBS, Levels("rank", (2, 4, 8, 16, 32), default=8), LogFloat("alpha", 1, 128, default=16))
+RANK = Levels("rank", (2, 4, 8, 16, 32), default=8)
+PAIR_KNOBS = (*ADAMW_KNOBS, RANK, LogFloat("alpha", 1, 128, default=16))
 DRAWN = ("kaiming", "gaussian", "orthogonal", "nonzero")  # what `init` varies over unless a spec lists others
 KNOBS = (*PAIR_KNOBS, Choice("init", DRAWN, "kaiming", allowed=tuple(inits.INITS)))
 

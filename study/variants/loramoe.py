@@ -28,8 +28,7 @@ def init(site: Site, h: Plain, generator: torch.Generator) -> Leaves:
 
 def router(site: Site, E: int, generator: torch.Generator) -> Leaves:
     """G: E I, uniform in +-1/sqrt(I) as in the released code."""
-    bound = site.I**-0.5
-    return {"G": torch.empty(E, site.I).uniform_(-bound, bound, generator=generator)}
+    return {"G": inits.uniform(generator, E, site.I)}
 
 
 def gates(x: Tensor, G: Tensor, top_k: Tensor | int) -> Tensor:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from study.optim import ADAMW_KNOBS
-from study.space import Levels
 from study.variants.base import Axis, Leaves, Lifted, Plain, Site, Variant
+from study.variants.lora import RANK
 
-KNOBS = (*ADAMW_KNOBS, Levels("rank", (2, 4, 8, 16, 32), default=8))
+KNOBS = (*ADAMW_KNOBS, RANK)
 
 
 def init(site: Site, h: Plain, generator: torch.Generator) -> Leaves:

@@ -9,7 +9,7 @@ from torch import Tensor
 from study.space import Choice
 from study.variants import inits, lora
 from study.variants.base import Axis, Leaves, Lifted, Plain, Site, low_rank
-from study.variants.blocks import uniform
+from study.variants.inits import uniform
 
 KNOBS = (*lora.KNOBS, Choice("mixer", ("kaiming", "orthogonal"), "kaiming"))
 

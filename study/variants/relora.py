@@ -12,7 +12,7 @@ from torch import Tensor
 from study import optim
 from study.optim import Columns, State, Transform
 from study.space import LogFloat
-from study.variants import lora
+from study.variants import inits, lora
 from study.variants.base import Axis, Event, Leaves, Lifted, Plain, Site
 
 KNOBS = (
@@ -59,8 +59,7 @@ def restart(
     """Merge and draw anew; the layer's function stays."""
     for owner, p in leaves.items():
         p["D"] += float(h["scale"]) * (p["B"] @ p["A"])
-        bound = p["A"].shape[1] ** -0.5
-        p["A"].copy_(torch.empty(p["A"].shape).uniform_(-bound, bound, generator=generator))
+        p["A"].copy_(inits.uniform(generator, *p["A"].shape))
         p["B"].zero_()
         for name in ("A", "B"):
             prune(state["0.m"][owner][name])
