@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from study.errors import BadInput
 from study.stack import Entered, Pass, Prefixes, find, keys
-from study.tokens import Read, Tokens, places
+from study.tokens import Read, Tokens, copies, places
 from study.variants.base import Site, Sites
 
 Layer = Callable[[Tensor], Tensor]
@@ -189,7 +189,9 @@ class Frozen:
         mask, read = inputs.get("attention_mask"), None if every_token or not self.skip_unread else can.read
         tokens = Tokens(mask, read) if can.unpad and self.unpad and mask is not None else None
         K = len(sizes) if shared else 1
-        layout = Layout(sizes, self.dtype, _repeated(mask, K), tokens.times(K) if tokens else None)
+        layout = Layout(
+            sizes, self.dtype, None if mask is None else copies(mask, K), tokens.times(K) if tokens else None
+        )
         adapted = layers(layout)
         first = self._first(adapted)
         if shared and first is None:
@@ -280,11 +282,7 @@ class Frozen:
 
 def _times(inputs: Mapping[str, Tensor], K: int) -> dict[str, Tensor]:
     """K copies of a batch, one after another."""
-    return {name: value.repeat(K, *[1] * (value.dim() - 1)) for name, value in inputs.items()}
-
-
-def _repeated(mask: Tensor | None, K: int) -> Tensor | None:
-    return None if mask is None else mask.repeat(K, 1)
+    return {name: copies(value, K) for name, value in inputs.items()}
 
 
 def _close(answer: Tensor, expected: Tensor) -> bool:

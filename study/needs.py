@@ -1,12 +1,13 @@
 """What a trial needs: bytes of its parameters and of a step, from the shapes of its leaves and of the model."""
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from study.frozen import Frozen, StandIn
+from study.grouping import grouped
 from study.space import Levels, Space
 from study.spec import Budget
 from study.streams import generator
@@ -112,14 +113,3 @@ def largest(cell: Space, size: Callable[[Plain], int]) -> Plain:
 def model_bytes(frozen: Frozen, dtype: torch.dtype) -> int:
     """Bytes of the frozen model in that precision."""
     return dtype.itemsize * sum(parameter.numel() for parameter in frozen.model.parameters())
-
-
-Item = TypeVar("Item")
-
-
-def grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> dict[Hashable, list[Item]]:
-    """The items by what the key says of them, in the order of their first."""
-    groups: dict[Hashable, list[Item]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return groups

@@ -74,7 +74,7 @@ class Pack:
         """What takes the place of the frozen layers in one forward, by name."""
         lifted: dict[str, Layer] = {}
         for part in self.parts:
-            views, constants = part.views(), part.constants()
+            views, constants = part.views(), part.constants
             for site in part.sites:
                 lifted[site.name] = _lift(part, site, views[site.name], constants[site.name], layout, penalties)
         return lifted

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from study.grouping import grouped
 from study.optim import Columns, Leaf, State
 from study.space import Value
 from study.streams import generator
@@ -41,10 +42,12 @@ class Part:
         """`store`: an empty tensor of the dtype and on the device that leaves are kept in."""
         self.variant, self.sites, self.steps, self.statistics = variant, sites, steps, statistics
         self.empty = store
-        self.groups = _groups(variant, sites)
+        self.groups = grouped(sites, lambda site: f"shared by {variant.group(site)}")  # which use one copy of leaves
+        self._group_of = {site.name: group for group, members in self.groups.items() for site in members}
         rows = [self._draw(member) for member in members]
         shapes = {leaf: _largest([row[leaf].shape for row in rows]) for leaf in rows[0]}
         self.common = {leaf: rows[0][leaf] for leaf in shapes if leaf[1] in variant.common}
+        self.constants = self._by_site(self.common)  # each site's of these, without a trial axis
         own = {leaf: shape for leaf, shape in shapes.items() if leaf not in self.common}
         self.trained = Columns({leaf: shape for leaf, shape in own.items() if leaf[1] not in variant.frozen})
         self.carried = Columns({leaf: shape for leaf, shape in own.items() if leaf[1] in variant.frozen})
@@ -86,10 +89,6 @@ class Part:
     def views(self) -> dict[str, Leaves]:
         """Each site's leaves and its group's, K first. One split of the store, so that backward is one cat."""
         return self._by_site(self.trained.views(self.W) | self.carried.views(self.frozen))
-
-    def constants(self) -> dict[str, Leaves]:
-        """Each site's leaves that all trials have in common, without a trial axis."""
-        return self._by_site(self.common)
 
     def leaves(self, k: int) -> dict[Leaf, Tensor]:
         """Trial k's own leaves, unpadded views of the store."""
@@ -159,16 +158,7 @@ class Part:
 
     def _by_site(self, leaves: Mapping[Leaf, Tensor]) -> dict[str, Leaves]:
         owned = _by_owner(leaves)
-        group_of = {site.name: group for group, sites in self.groups.items() for site in sites}
-        return {site.name: owned.get(site.name, {}) | owned.get(group_of[site.name], {}) for site in self.sites}
-
-
-def _groups(variant: Variant, sites: Sequence[Site]) -> dict[str, list[Site]]:
-    """The sites that use one copy of the shared leaves, by the group's name."""
-    groups: dict[str, list[Site]] = {}
-    for site in sites:
-        groups.setdefault(f"shared by {variant.group(site)}", []).append(site)
-    return groups
+        return {name: owned.get(name, {}) | owned.get(group, {}) for name, group in self._group_of.items()}
 
 
 def _by_owner(leaves: Mapping[Leaf, Tensor]) -> dict[str, Leaves]:

@@ -11,7 +11,8 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from study.errors import BadInput
 from study.frozen import Frozen
-from study.needs import grouped, largest, linear_shapes, model_bytes, needs
+from study.grouping import grouped
+from study.needs import largest, linear_shapes, model_bytes, needs
 from study.space import Space, Value
 from study.spec import Budget, Compute, StudySpec
 from study.trial import Phase

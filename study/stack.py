@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from study.tokens import CURRENT, ONLY_READ, OnlyRead, Tokens
+from study.tokens import CURRENT, ONLY_READ, OnlyRead, Tokens, copies
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Stack:
         if tokens is not None:
             hidden = (tokens.pad_read if ONLY_READ.get() else tokens.pad)(hidden)
         if now.first == len(self.blocks):
-            hidden = _repeated(hidden, now.K)
+            hidden = copies(hidden, now.K)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     def _part(self, now: Pass, hidden: Tensor) -> Tensor:
@@ -118,11 +118,7 @@ class Stack:
         if now.tokens is not None:
             CURRENT.set(now.tokens.times(now.K))
             return hidden.repeat(1, now.K, 1)
-        return _repeated(hidden, now.K)
-
-
-def _repeated(hidden: Tensor, K: int) -> Tensor:
-    return hidden.repeat(K, *[1] * (hidden.dim() - 1))
+        return copies(hidden, now.K)
 
 
 def find(model: nn.Module, layers: Iterable[str]) -> Stack | None:

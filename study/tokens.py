@@ -11,6 +11,11 @@ from torch.overrides import TorchFunctionMode
 Read = Literal["first", "last"]  # the one token of an example whose final state the model's head reads
 
 
+def copies(x: Tensor, K: int) -> Tensor:
+    """K copies of a batch, one after another: B ... -> (K B) ..."""
+    return x.repeat(K, *[1] * (x.dim() - 1))
+
+
 class Tokens:
     """Which places of a padded batch B T hold a real token."""
 
@@ -18,6 +23,7 @@ class Tokens:
         """`mask`: B T, 0 where a token is padding. `read`: None where the head reads more than one token."""
         self.mask, self.read = mask != 0, read
         self.index = self.mask.flatten().nonzero()[:, 0]  # N, in 0 .. B T - 1
+        self._times: dict[int, Tokens] = {}
 
     @cached_property
     def counts(self) -> list[int]:
@@ -39,7 +45,11 @@ class Tokens:
 
     def times(self, K: int) -> "Tokens":
         """K copies of the batch, one after another."""
-        return self if K == 1 else Tokens(self.mask.repeat(K, 1), self.read)
+        if K == 1:
+            return self
+        if K not in self._times:
+            self._times[K] = Tokens(copies(self.mask, K), self.read)
+        return self._times[K]
 
     def drop(self, x: Tensor) -> Tensor:
         """The real tokens alone: B T ... -> 1 N ...; where x has one row for all examples, that row's."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from study.frozen import Frozen
+from study.grouping import grouped
 from study.optim import Leaf
 from study.pack import Batch, Pack
 from study.part import Member, Statistics
@@ -120,9 +121,7 @@ def due(pack: Pack, k: int) -> bool:
 def trainable(variant: Variant, sites: Sequence[Site], trial: Member) -> int:
     """What the method's own formulas say it trains, head left out."""
     h = dict(trial.values) | dict(variant.fixed)
-    groups: dict[str, list[Site]] = {}
-    for site in sites:
-        groups.setdefault(variant.group(site), []).append(site)
+    groups = grouped(sites, variant.group)
     return sum(count(variant.trainable, [site], h) for site in sites) + sum(
         count(variant.trainable_shared, group, h) for group in groups.values()
     )

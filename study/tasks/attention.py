@@ -7,7 +7,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 from study.errors import BadInput
-from study.tokens import CURRENT, ONLY_READ, Tokens
+from study.tokens import CURRENT, ONLY_READ, Tokens, copies
 
 NAME = "lorascope"
 
@@ -69,7 +69,7 @@ def _products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sc
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     if mask is not None and len(mask) != len(query):
-        mask = mask.repeat(len(query) // len(mask), 1, 1, 1)
+        mask = copies(mask, len(query) // len(mask))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
 
 
