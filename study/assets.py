@@ -68,6 +68,19 @@ _ASSETS = (
         licence="MIT (package)",
         summary="sentences from movie reviews, tweets, product reviews and editorials, each rated -4..4 by 20 people",
     ),
+    Asset(
+        name="fashion-mnist",
+        kind="data",
+        registry="apt",
+        package="dataset-fashion-mnist",
+        version="0.0~git20200523.55506a9-1",
+        sha256="39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+        archive="dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb",
+        inside="usr/share/datasets/fashion-mnist",
+        megabytes=31,
+        licence="MIT (Expat)",
+        summary="Fashion-MNIST: 70,000 grey images of 28 x 28, 10 kinds of clothing, equally many of each",
+    ),
 )
 
 

@@ -130,7 +130,8 @@ class Frozen:
         skip_unread: bool = True,
         cache_prefix: bool = True,
     ) -> None:
-        """`targets`: a regular expression on layer names (their ends suffice); None: all linear layers of the blocks.
+        """`targets`: a regular expression on layer names (their ends suffice; query, key and value find q_proj, k_proj
+        and v_proj too); None: all linear layers of the blocks.
 
         `unpad`: compute nothing on padding inside the blocks, where the model allows it; `skip_unread`: nor, after the
         last attention, on tokens whose final state the head does not read. `cache_prefix`: keep what enters the first
@@ -318,12 +319,19 @@ def _linear_heads(heads: Iterable[str], linear: Mapping[str, nn.Linear]) -> list
 
 def _matching(targets: str | None, names: Sequence[str]) -> list[str]:
     blocks = r".*\.\d+\..*"  # layers of a numbered list of blocks
-    found = [name for name in names if re.fullmatch(rf"(.*\.)?({targets})" if targets is not None else blocks, name)]
+    pattern = blocks if targets is None else rf"(.*\.)?({targets})"
+    found = [name for name in names if any(re.fullmatch(pattern, way) for way in (name, _long(name)))]
     if not found:
         kinds = sorted({".".join(p for p in name.split(".") if not p.isdigit()) for name in names})
         asked = "its absence" if targets is None else repr(targets)
         raise BadInput("targets", f"{asked} matches no linear layer", f"layers: {', '.join(kinds)}")
     return found
+
+
+def _long(name: str) -> str:
+    """With q_proj, k_proj or v_proj as query, key or value: vision models had these names before transformers 5."""
+    layer, dot, last = name.rpartition(".")
+    return layer + dot + {"q_proj": "query", "k_proj": "key", "v_proj": "value"}.get(last, last)
 
 
 def _refuse_tied(model: nn.Module, names: Sequence[str]) -> None:

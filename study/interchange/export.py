@@ -6,14 +6,13 @@ from typing import Literal
 import torch
 
 from study.adapters import Adapter
-from study.assets import assets
 from study.errors import BadInput
 from study.frozen import Frozen
 from study.interchange import folder, whole
 from study.spec import TaskSpec
 from study.tasks import task as registered
 from study.tasks.base import Prepared
-from study.tasks.models import is_local
+from study.tasks.models import HUB
 from study.tasks.saving import copy_tokenizer
 from study.worker import prepare
 
@@ -33,17 +32,16 @@ def export(one: Adapter, form: Format, cache: Path, out: Path) -> None:
     model, heads = prepared.load(torch.float32, "sdpa")
     frozen = Frozen(model, spec.targets, heads)
     if form == "peft":
-        folder.write(one, frozen, _base(spec, prepared), registered(spec.task).family, out)
+        folder.write(one, frozen, _base(spec, prepared, cache), registered(spec.task).family, out)
     else:
         whole.write(one, frozen, out)
     copy_tokenizer(Path(prepared.model), out)
 
 
-def _base(spec: TaskSpec, prepared: Prepared) -> str:
+def _base(spec: TaskSpec, prepared: Prepared, cache: Path) -> str:
     """Where peft finds the pretrained model: its id on the hub, else its folder here."""
-    name = spec.model or registered(spec.task).model
-    here = name is None or is_local(name) or name in {asset.name for asset in assets().values()}
-    return prepared.model if here else str(name)
+    from_hub = Path(prepared.model).is_relative_to(cache / HUB)
+    return str(spec.model or registered(spec.task).model) if from_hub else prepared.model
 
 
 def _require_free(out: Path) -> None:

@@ -33,9 +33,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Examples:
-    """One split, ready to batch: per example the model's inputs (name -> token ids) and the target."""
+    """One split, ready to batch: per example the model's inputs (name -> ids T, or pixels C H W) and the target."""
 
-    inputs: tuple[Mapping[str, Sequence[int]], ...]
+    inputs: tuple[Mapping[str, Sequence[int] | Tensor], ...]
     targets: tuple[int, ...] | tuple[float, ...]
 
     def __len__(self) -> int:
@@ -56,9 +56,10 @@ class Prepared:
     loss: Callable[[Tensor, Tensor], Tensor]  # outputs N C, targets N -> N, fp32 or finer
     predict: Callable[[Tensor], Tensor]  # outputs N C -> N
     metric: Callable[[Tensor, Tensor], float]  # predictions N, targets N -> the score
+    tokens: int | None = None  # that the model makes of every example, as of an image; None: of a text its own
 
     def collate(self, split: str, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The inputs of the examples at `indices`, each B T int64, padded on the right to the longest of them."""
+        """The inputs of the examples at `indices`, padded to the longest of them: ids B T, int64, or pixels B C H W."""
         examples = [self.splits[split].inputs[i] for i in indices]
         return {name: _stack([example[name] for example in examples], value) for name, value in self.padding.items()}
 
@@ -71,7 +72,7 @@ class Prepare(Protocol):
     """Bring a task's model and data onto this machine and check them; raises BadInput for what cannot be used."""
 
     def __call__(self, model: str, data: Source | str, length: int, cache: Path, rows: Mapping[str, int]) -> Prepared:
-        """`length`: tokens an example may have. `cache`: where downloads are kept. `rows`: wins over the source's."""
+        """`length`: tokens a text may have. `cache`: where downloads are kept. `rows`: wins over the source's."""
         ...
 
 
@@ -91,5 +92,5 @@ class Task:
     prepare: Prepare
 
 
-def _stack(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)  # B T
+def _stack(rows: Sequence[Sequence[int] | Tensor], value: int) -> Tensor:
+    return pad_sequence([torch.as_tensor(row) for row in rows], batch_first=True, padding_value=value)

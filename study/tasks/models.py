@@ -2,17 +2,19 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
+    AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
@@ -26,20 +28,35 @@ from study.tasks.quiet import quiet
 
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
+HUB = "hub"  # the folder of the cache with what the hub gave
 # What a model is: these files are asked of the hub, and these are fingerprinted.
 FILES = ("config.json", *WEIGHTS, *TOKENIZER)
+
+
+class Kind(NamedTuple):
+    """What a family of tasks asks of a model."""
+
+    classifies: str
+    architectures: Collection[type]  # configurations that have such a classifier
+    example: str
+    parts: Mapping[str, Sequence[str]]  # the files its folder holds: name -> patterns
+
+
+_PARTS = {"config.json": ("config.json",), "*.safetensors": WEIGHTS}
+TEXT = Kind("text", MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, "BERT, Llama, ...", _PARTS | {"tokenizer": TOKENIZER})
+IMAGES = Kind("images", MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, "ViT, DINOv2, ...", _PARTS)
 
 # Their positions count from the pad token's id on, so a table of n rows serves n - pad - 1 tokens.
 _COUNT_FROM_PAD = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "data2vec-text"})
 
 
-def resolve_model(name: str, cache: Path) -> Path:
+def resolve_model(name: str, cache: Path, kind: Kind = TEXT) -> Path:
     """The folder of the model `name`: a local folder, else an asset, else a hub id; raises BadInput."""
     offline = {asset.name for asset in assets().values() if asset.kind == "model"}
     if name in offline and not Path(name).is_dir():
         return fetch(name, cache)
     folder = Path(name).expanduser() if is_local(name) else _from_hub(name, cache, offline)
-    _require_model(folder)
+    _require_model(folder, kind)
     return folder
 
 
@@ -57,14 +74,14 @@ def fingerprint(folder: Path) -> str:
     return total.hexdigest()
 
 
-def read_config(folder: Path) -> PreTrainedConfig:
-    """The model's configuration; raises BadInput where transformers cannot classify text with such a model."""
+def read_config(folder: Path, kind: Kind = TEXT) -> PreTrainedConfig:
+    """The model's configuration; raises BadInput where transformers cannot classify with such a model."""
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise BadInput("model", f"{folder}/config.json: {first_line(error)}", "a config transformers knows") from error
-    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise BadInput("model", f"{config.model_type} at {folder} has no classifier of text", "BERT, Llama, ...")
+    if type(config) not in kind.architectures:
+        raise BadInput("model", f"{config.model_type} at {folder} has no classifier of {kind.classifies}", kind.example)
     return config
 
 
@@ -97,14 +114,33 @@ def positions(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> i
 def load_classifier(
     folder: str, labels: Sequence[str], pad: int, dtype: torch.dtype, attention: str
 ) -> tuple[nn.Module, frozenset[str]]:
-    """The frozen model with a logit for each of the labels, in eval mode, and the modules its checkpoint lacked.
+    """The frozen model of text with a logit for each of the labels, and the modules its checkpoint lacked."""
+    model, lacking = _loaded(AutoModelForSequenceClassification, folder, labels, dtype, attention)
+    # Decoders find an example's last token by the pad id; set after loading, else the row of an end token that pads
+    # would count as a padding row of the embedding.
+    model.config.pad_token_id = pad
+    model.config.use_cache = False
+    return model, lacking
 
-    Those modules (the head: a last layer, in some models a pooler too) hold values drawn from torch's global
-    generator; a trial brings its own.
+
+def load_image_classifier(
+    folder: str, labels: Sequence[str], dtype: torch.dtype, attention: str
+) -> tuple[nn.Module, frozenset[str]]:
+    """The frozen model of images with a logit for each of the labels, and the modules its checkpoint lacked."""
+    return _loaded(AutoModelForImageClassification, folder, labels, dtype, attention)
+
+
+def _loaded(
+    architecture: Any, folder: str, labels: Sequence[str], dtype: torch.dtype, attention: str
+) -> tuple[PreTrainedModel, frozenset[str]]:
+    """The model in eval mode, no weight to be trained.
+
+    The modules that were lacking (the head: a last layer, in some models a pooler too) hold values drawn from torch's
+    global generator; a trial brings its own.
     """
     try:
         with quiet():
-            model, found = AutoModelForSequenceClassification.from_pretrained(
+            model, found = architecture.from_pretrained(
                 folder,
                 num_labels=len(labels),
                 dtype=dtype,
@@ -118,10 +154,6 @@ def load_classifier(
         raise BadInput("model", f"{folder} cannot be loaded: {first_line(error)}", "a complete checkpoint") from error
     mismatched = {key for key, *_ in found["mismatched_keys"]}
     _require_body(folder, model, mismatched | set(found["missing_keys"]))
-    # Decoders find an example's last token by the pad id; set after loading, else the row of an end token that pads
-    # would count as a padding row of the embedding.
-    model.config.pad_token_id = pad
-    model.config.use_cache = False
     model.config.id2label = dict(enumerate(labels))  # what a model that is exported calls its classes
     model.config.label2id = {label: i for i, label in enumerate(labels)}
     model.eval().requires_grad_(False)
@@ -136,7 +168,7 @@ def first_line(error: BaseException) -> str:
 def _from_hub(name: str, cache: Path, offline: Iterable[str]) -> Path:
     try:
         with quiet():
-            return Path(snapshot_download(name, cache_dir=cache / "hub", allow_patterns=list(FILES)))
+            return Path(snapshot_download(name, cache_dir=cache / HUB, allow_patterns=list(FILES)))
     except (OSError, ValueError) as error:
         raise BadInput(
             "model",
@@ -145,10 +177,10 @@ def _from_hub(name: str, cache: Path, offline: Iterable[str]) -> Path:
         ) from error
 
 
-def _require_model(folder: Path) -> None:
+def _require_model(folder: Path, kind: Kind) -> None:
     if not folder.is_dir():
-        raise BadInput("model", f"{folder} is not a folder", "a folder with config.json, weights and tokenizer")
-    for need, patterns in (("config.json", ("config.json",)), ("*.safetensors", WEIGHTS), ("tokenizer", TOKENIZER)):
+        raise BadInput("model", f"{folder} is not a folder", f"a folder with {', '.join(kind.parts)}")
+    for need, patterns in kind.parts.items():
         if not _files(folder, patterns):
             raise BadInput("model", f"{folder} has no {need}", "a folder written by save_pretrained")
 
