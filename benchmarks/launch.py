@@ -42,9 +42,9 @@ def run(file: Path, folder: Path, uri: str) -> None:
     """The whole study."""
     place, where = home(folder), str(file)
     ledger = Ledger(place.storage, migrate=True)
-    asked = session.admit(ledger, spec.load(file), where)
+    asked = session.admit(ledger, spec.load(file)[0], where)
     prepared = session.prepared(asked, place.cache, where)
-    plans = session.plans(asked, session.check_ranks(asked, prepared, where))
+    plans = session.plans(asked, session.check_ranks(asked, prepared, where), prepared)
     ledger.create_study(asked.name, spec.resolved(asked), [])
     with Lease(ledger, asked.name, lambda holder, seconds: None) as lease:
         with tracking(uri, place.spool(asked.name), asked.name) as (writer, tracker):

@@ -1,39 +1,29 @@
-"""The controller: proposes settings, hands packs to an engine, selects, confirms. The only file that knows Optuna.
+"""The controller: runs a study's phases, hands packs to an engine, selects, confirms."""
 
-Optuna keeps one study per cell, in memory, rebuilt from the ledger at every start: there is nothing to reconcile.
-"""
-
+import itertools
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from statistics import fmean
-from typing import Any, Protocol
+from typing import Protocol
 
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-
-from study import adapters, design
+from study import adapters, design, table
+from study.analysis.response import response_of
+from study.cell import Cell
 from study.errors import BadInput
 from study.ledger import Ledger, Superseded
 from study.planner import Plan, packs
-from study.space import Knob, LogFloat, Space, Value
-from study.spec import StudySpec, TaskSpec, VariantSpec, resolved, space
-from study.tasks import task as registered
+from study.proposer import Proposer
+from study.spec import StudySpec, resolved, space
 from study.tasks.base import Prepared
 from study.tracking import Tracker
-from study.trial import TRAINING_VERSION, Phase, Result, Trial, digest
-from study.variants import variant
-from study.variants.base import Variant
+from study.trial import Phase, Trial, digest
 from study.worker import Ended, Event, Job, numbers
 
 RENEW_SECONDS = 5.0
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Engine(Protocol):
@@ -49,145 +39,6 @@ class Watcher(Protocol):
 
     def expect(self, trials: Sequence[Trial], done: Sequence[Trial], phase: Phase) -> None: ...
     def see(self, event: Event | Ended | None) -> None: ...
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One (task, variant) pair of a study."""
-
-    study: str
-    spec: TaskSpec
-    chosen: VariantSpec
-    prepared: Prepared
-    space: Space
-    dtype: str
-    halving: bool = False
-
-    @property
-    def label(self) -> tuple[str, str]:
-        """What the ledger calls its task and its variant."""
-        return self.spec.label, self.chosen.label
-
-    @property
-    def method(self) -> Variant:
-        """What it trains."""
-        return variant(self.chosen.name, self.chosen.combine)
-
-    @cached_property
-    def start(self) -> dict[str, Any]:
-        """What determines loss0 and score0: the task without its training."""
-        prints = self.prepared.fingerprints
-        data = {name: prints[name] for name in ("train", "validation")}
-        return {
-            "task": self.spec.task,
-            "model": prints["model"],
-            "data": data,
-            "dtype": self.dtype,
-            "version": TRAINING_VERSION,
-        }
-
-    def document(self, values: Mapping[str, Value], phase: Phase) -> dict[str, Any]:
-        """What determines a trial's numbers, but the seed: hashed, it is the key."""
-        test = {"test": self.prepared.fingerprints["test"]} if phase == "confirm" else {}
-        # A search that may stop a trial early has no result of the same setting trained to its end.
-        early = {"halving": True} if self.halving and phase == "explore" else {}
-        budget = self.spec.budget.model_dump()
-        cell = {
-            "variant": self.chosen.name,
-            "combine": list(self.chosen.combine),
-            "targets": self.spec.targets,
-            "budget": budget,
-        }
-        return self.start | test | early | cell | {"values": dict(values)}
-
-    def trial(self, values: Mapping[str, Value], phase: Phase, seed: int) -> Trial:
-        """The study's claim on this setting and seed."""
-        key = digest(self.document(values, phase))
-        return Trial(self.study, self.spec.label, self.chosen.label, phase, key, seed, values)
-
-
-class Proposer:
-    """A cell's Optuna study: settings in, mean validation scores back, the best one out."""
-
-    def __init__(self, cell: Cell, spec: StudySpec, columns: Sequence[str]) -> None:
-        self.cell, self.spec = cell, spec
-        direction = registered(cell.spec.task).direction
-        sampler = optuna.samplers.TPESampler(seed=spec.design.seed)
-        self.study = optuna.create_study(direction=direction, sampler=sampler)
-        self.distributions = {knob.name: _distribution(knob) for knob in cell.space.varied}
-        kind, points = spec.design.kind, spec.design.points
-        self.planned = [] if kind == "tpe" else design.settings(kind, points, spec.design.seed, columns, cell.space)
-        self.asked: dict[str, tuple[optuna.Trial, Mapping[str, Value]]] = {}
-        self.told: set[str] = set()
-
-    def ask(self, values: Mapping[str, Value]) -> None:
-        """Put one given setting on the study's list."""
-        key = self.cell.trial(values, "explore", 0).key
-        if key in self.asked:
-            return
-        if all(_inside(knob, values[knob.name]) for knob in self.cell.space.varied):
-            self.study.enqueue_trial({knob.name: values[knob.name] for knob in self.cell.space.varied})
-            self.asked[key] = (self.study.ask(self.distributions), values)
-
-    def propose(self, most: int) -> None:
-        """At most `most` more settings: what is left of the design, or what the sampler suggests."""
-        if self.spec.design.kind != "tpe":
-            for values in self.planned:
-                self.ask(values)
-            return
-        for _ in range(min(most, self.spec.design.points - len(self.asked))):
-            trial = self.study.ask(self.distributions)
-            values = dict(self.cell.space.fixed) | {name: _rounded(value) for name, value in trial.params.items()}
-            self.asked.setdefault(self.cell.trial(values, "explore", 0).key, (trial, values))
-
-    def trials(self) -> list[Trial]:
-        """Every setting asked so far with every seed."""
-        seeds = self.spec.seeds.of("explore")
-        return [self.cell.trial(values, "explore", seed) for _, values in self.asked.values() for seed in seeds]
-
-    def tell(self, results: Mapping[tuple[str, int], Result]) -> None:
-        """Close every setting all of whose seeds have a result; one that was stopped early is pruned."""
-        for key in [key for key in self.asked if key not in self.told]:
-            mine = [results[key, seed] for seed in self.spec.seeds.of("explore") if (key, seed) in results]
-            if len(mine) == self.spec.seeds.explore:
-                self.told.add(key)
-                self._close(self.asked[key][0], mine)
-
-    def _close(self, trial: optuna.Trial, mine: Sequence[Result]) -> None:
-        score = fmean(result.val_score for result in mine)
-        if any(result.state == "stopped" for result in mine):
-            trial.report(score, max(result.steps for result in mine))
-            self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        else:
-            self.study.tell(trial, score)
-
-    def best(self) -> Mapping[str, Value] | None:
-        """The setting with the best mean validation score, the first of equals; None before there is one."""
-        complete = self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-        if not complete:
-            return None
-        better = max if self.study.direction == optuna.study.StudyDirection.MAXIMIZE else min
-        best = better(complete, key=lambda trial: trial.values[0])
-        return next(values for trial, values in self.asked.values() if trial.number == best.number)
-
-    def selected(self) -> str | None:
-        """The key of the best setting, None before there is one."""
-        best = self.best()
-        return None if best is None else self.cell.trial(best, "explore", 0).key
-
-
-def _distribution(knob: Knob) -> BaseDistribution:
-    if isinstance(knob, LogFloat):
-        return FloatDistribution(knob.low, knob.high, log=True)
-    return CategoricalDistribution(knob.values)
-
-
-def _inside(knob: Knob, value: Value) -> bool:
-    return knob.low <= float(value) <= knob.high if isinstance(knob, LogFloat) else value in knob.values
-
-
-def _rounded(value: Value) -> Value:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 class Lease:
@@ -266,7 +117,11 @@ class Controller:
         with self.ledger.controlling(self.spec.name, self.lease.epoch) as writer:
             writer.forgive()
             writer.widen(resolved(self.spec), columns, self.place)
-        self._explore()
+        self._search("explore")
+        if "extend" in self.spec.phases:
+            self._extend()
+        if "refine" in self.spec.phases:
+            self._search("refine")
         if "confirm" in self.spec.phases:
             self._confirm()
 
@@ -296,22 +151,36 @@ class Controller:
         row = self.ledger.study(self.spec.name)
         return design.owners(row.columns if row else [], [space(self.spec, chosen) for chosen in self.spec.variants])
 
-    def _explore(self) -> None:
-        before = self.ledger.trials(self.spec.name, "explore")
+    def _search(self, phase: Phase) -> None:
+        """Propose, train and learn, until nothing more is proposed."""
+        self._remember(phase)
+        for again in itertools.count():
+            more = [proposer.propose(self.plans[proposer.cell.label].width, phase) for proposer in self._proposers]
+            if again and not any(more):
+                break
+            self._train([trial for proposer in self._proposers for trial in proposer.trials(phase)], phase)
+            self._tell()
+        self._settle()
+
+    def _extend(self) -> None:
+        """Go on past the end of the focus knob's range where a variant's response is still best there."""
+        self._remember("extend")
+        found, plan = table.trials(self.ledger, self.spec.name), table.plan(self.spec)
+        for proposer in self._proposers:
+            response = response_of(found, plan, *proposer.cell.label).values
+            if response.get("boundary") and response["located"]:  # noise alone has its best anywhere
+                proposer.extend(response["boundary"])
+        self._train([trial for proposer in self._proposers for trial in proposer.trials("extend")], "extend")
+        self._settle()
+
+    def _remember(self, phase: Phase) -> None:
+        """What the phase has asked for in an earlier launch, and every result so far."""
+        before = self.ledger.trials(self.spec.name, phase)
         for proposer in self._proposers:
             for trial in before:
                 if (trial.task, trial.variant) == proposer.cell.label:
-                    proposer.ask(trial.values)
-        while True:
-            self._tell()
-            known = sum(len(proposer.asked) for proposer in self._proposers)
-            for proposer in self._proposers:
-                proposer.propose(self.plans[proposer.cell.label].width)
-            trials = [trial for proposer in self._proposers for trial in proposer.trials()]
-            self._train(trials, "explore")
-            if self.spec.design.kind != "tpe" or known == sum(len(proposer.asked) for proposer in self._proposers):
-                break
-        self._settle()
+                    proposer.ask(trial.values, phase)
+        self._tell()
 
     def _confirm(self) -> None:
         """Each variant's selected setting on fresh paired seeds, scored on the test split."""
@@ -357,7 +226,7 @@ class Controller:
             self.lease.check()
             if isinstance(event, Ended) and event.error:
                 self._fail(event)
-            if isinstance(event, Ended) and phase == "explore":
+            if isinstance(event, Ended) and phase != "confirm":
                 self._settle()
             self.watcher.see(event)
 

@@ -34,7 +34,7 @@ def settings(kind: str, points: int, seed: int, columns: Sequence[str], space: S
 def _grid(points: int, space: Space) -> list[dict[str, Value]]:
     axes = [knob.grid(points) for knob in space.varied]
     names = [knob.name for knob in space.varied]
-    return [dict(space.fixed) | dict(zip(names, values, strict=True)) for values in itertools.product(*axes)]
+    return [space.setting(dict(zip(names, values, strict=True))) for values in itertools.product(*axes)]
 
 
 def _sampled(kind: str, points: int, seed: int, columns: Sequence[str], space: Space) -> list[dict[str, Value]]:

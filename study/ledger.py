@@ -72,6 +72,7 @@ results = Table(
     Column("curves", Text, nullable=False),
     Column("provenance", Text, nullable=False),
     Column("accepted", Float, nullable=False),
+    Column("test_correct", sa.LargeBinary),
 )
 memberships = Table(
     "memberships",

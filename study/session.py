@@ -1,5 +1,6 @@
 """Before a study runs: may it, does it fit its models, what will it cost."""
 
+import itertools
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from study.planner import Plan, packs, plan
 from study.space import Knob, Levels, LogFloat, Space, Value, named
 from study.spec import Compute, StudySpec, TaskSpec, parse, space
 from study.tasks.base import Prepared
+from study.trial import Phase
 from study.variants import variant
 from study.worker import COMPUTE_DTYPES, prepare
 
@@ -107,6 +109,7 @@ def _shrunk(old: StudySpec, new: StudySpec) -> list[tuple[str, Any, Any]]:
     listed += [("variants", [chosen.label for chosen in old.variants], [chosen.label for chosen in new.variants])]
     seeds = zip(old.seeds.model_dump().items(), new.seeds.model_dump().values(), strict=True)
     counted = [("design.points", old.design.points, new.design.points)]
+    counted += [("design.refine", old.design.refine, new.design.refine)]
     counted += [(f"seeds.{phase}", was, now) for (phase, was), now in seeds]
     found = [(path, was, now) for path, was, now in listed if not set(was) <= set(now)]
     return found + [(path, was, now) for path, was, now in counted if now < was]
@@ -196,7 +199,9 @@ def workers(spec: StudySpec) -> int:
     return 1 if spec.compute.device == "cuda" else cores()
 
 
-def plans(spec: StudySpec, models: Mapping[str, Frozen]) -> dict[tuple[str, str], Plan]:
+def plans(
+    spec: StudySpec, models: Mapping[str, Frozen], prepared: Mapping[str, Prepared]
+) -> dict[tuple[str, str], Plan]:
     """Every cell's packs here, by the labels of task and variant.
 
     Raises BadInput where not even one trial fits into a worker's memory.
@@ -204,10 +209,12 @@ def plans(spec: StudySpec, models: Mapping[str, Frozen]) -> dict[tuple[str, str]
     free, count = free_memory(spec.compute.device), workers(spec)
     found = {}
     for task in spec.tasks:
+        tokens = prepared[task.label].tokens
+        budget = task.budget if tokens is None else task.budget.model_copy(update={"length": tokens})
         for chosen in spec.variants:
             method, cell = variant(chosen.name, chosen.combine), space(spec, chosen)
             try:
-                planned = plan(method, models[task.label], cell, task.budget, spec.compute, free, count)
+                planned = plan(method, models[task.label], cell, budget, spec.compute, free, count)
             except BadInput as error:
                 raise BadInput(
                     f"study {spec.name}: {chosen.label} on {task.label}", error.problem, error.allowed
@@ -222,7 +229,7 @@ def estimate(
     """What every cell will cost here, from this machine's speed at matrix products. Raises BadInput as `plans` does."""
     rate = gemm_rate(COMPUTE_DTYPES[spec.compute.dtype], spec.compute.device) * EFFICIENCY * workers(spec)
     columns = design.owners(row.columns if row else [], [space(spec, chosen) for chosen in spec.variants])
-    planned = plans(spec, models)
+    planned = plans(spec, models, prepared)
     found = []
     for task in spec.tasks:
         tokens = _tokens(task, prepared[task.label], spec.compute.unpad)
@@ -241,20 +248,23 @@ def estimate(
     return found
 
 
-def _members(spec: StudySpec, settings: Sequence[Mapping[str, Value]], phase: str) -> list[Member]:
-    """The trials of a phase; which setting will be confirmed is not known yet."""
-    chosen = settings[:1] if phase == "confirm" else settings
+def _members(spec: StudySpec, settings: Sequence[Mapping[str, Value]], phase: Phase) -> list[Member]:
+    """The trials of a phase; which settings results will ask for is not known yet, nor whether any beyond a range."""
+    asked = {"explore": len(settings), "extend": 0, "refine": spec.design.refine, "confirm": 1}
+    chosen = list(itertools.islice(itertools.cycle(settings), asked[phase]))
     return [Member(seed, values) for values in chosen for seed in spec.seeds.of(phase)]
 
 
 def _tokens(task: TaskSpec, prepared: Prepared, unpad: bool) -> float:
-    """What an example has: its own tokens, or those it is padded to."""
+    """What an example has: what the model makes of it, its own tokens, or those it is padded to."""
+    if prepared.tokens is not None:
+        return prepared.tokens
     if not unpad:
         return task.budget.length
     return fmean(len(next(iter(inputs.values()))) for inputs in prepared.splits["train"].inputs)
 
 
-def _examples(task: TaskSpec, prepared: Prepared, trials: Sequence[Member], phase: str) -> int:
+def _examples(task: TaskSpec, prepared: Prepared, trials: Sequence[Member], phase: Phase) -> int:
     """How often a phase sends an example forward; the gradient of a step costs as much as its forward."""
     seen = len(prepared.splits["validation"]) + (len(prepared.splits["test"]) if phase == "confirm" else 0)
     return sum(2 * task.budget.steps * task.budget.examples(trial.values) + seen for trial in trials)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 Value = float | int | str | bool
 
+SCALE = "scale"  # alpha over rank: another coordinate of the same settings, which are told by their alpha
+
 
 @dataclass(frozen=True)
 class LogFloat:
@@ -18,7 +20,7 @@ class LogFloat:
 
     def decode(self, u: float) -> float:
         """The value at coordinate `u` in [0, 1); six digits, so that a value reads back as it was printed."""
-        return float(f"{math.exp((1 - u) * math.log(self.low) + u * math.log(self.high)):.6g}")
+        return rounded(math.exp((1 - u) * math.log(self.low) + u * math.log(self.high)))
 
     def encode(self, value: Value) -> float:
         """The coordinate of `value`: 0 at `low`, 1 at `high`."""
@@ -27,6 +29,19 @@ class LogFloat:
     def grid(self, points: int) -> list[Value]:
         """`points` values evenly spaced in the logarithm, ends included."""
         return [self.decode(i / max(points - 1, 1)) for i in range(points)]
+
+
+@dataclass(frozen=True)
+class LinearFloat(LogFloat):
+    """A number of any sign whose own value is the natural axis: dropout. It has no decades."""
+
+    def decode(self, u: float) -> float:
+        """The value at coordinate `u` in [0, 1); twelve digits, because a narrow range may lie far from zero."""
+        return float(f"{(1 - u) * self.low + u * self.high:.12g}")
+
+    def encode(self, value: Value) -> float:
+        """The coordinate of `value`: 0 at `low`, 1 at `high`."""
+        return (float(value) - self.low) / (self.high - self.low)
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,24 @@ class Space:
 
     def decode(self, coordinates: Mapping[str, float]) -> dict[str, Value]:
         """One setting: every knob's value at the given unit coordinates (name -> u)."""
-        return dict(self.fixed) | {knob.name: knob.decode(coordinates[knob.name]) for knob in self.varied}
+        return self.setting({knob.name: knob.decode(coordinates[knob.name]) for knob in self.varied})
+
+    def setting(self, chosen: Mapping[str, Value]) -> dict[str, Value]:
+        """The setting of these values of the varied knobs."""
+        values = {**self.fixed, **chosen}
+        if SCALE in values:
+            values["alpha"] = rounded(float(values.pop(SCALE)) * float(values["rank"]))
+        return values
+
+
+def rounded(value: float) -> float:
+    """To six digits, so that it reads back as it was printed."""
+    return float(f"{value:.6g}")
+
+
+def coordinate(name: str, values: Mapping[str, Value]) -> Value:
+    """A knob's value in a setting."""
+    return rounded(float(values["alpha"]) / float(values["rank"])) if name == SCALE else values[name]
 
 
 def named(knobs: Sequence[Knob]) -> dict[str, Knob]:

@@ -10,9 +10,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails
 
 from study.errors import BadInput, nearest
-from study.space import Choice, Knob, Levels, LogFloat, Space, Value, named
+from study.space import SCALE, Choice, Knob, Levels, LogFloat, Space, Value, named
 from study.tasks import TASKS
 from study.tasks.base import Source
+from study.trial import Phase
 from study.variants import VARIANTS, variant
 
 CONFIRM_SEEDS_FROM = 1000  # seeds of the confirm phase are far from any that chose the setting
@@ -23,6 +24,10 @@ Switch = Annotated[bool, Field(strict=True)]
 
 # Every variant can be asked to vary it, though none declares it; where a spec does not list it, the budget's counts.
 BATCH_SIZE = Levels("batch_size", (4, 8, 16), default=8)
+# Likewise every variant with a rank and an alpha, instead of its alpha.
+ALPHA_PER_RANK = LogFloat(SCALE, 1 / 16, 16, default=2)
+
+ALPHA = frozenset({"alpha", SCALE})  # two names of one thing
 
 LONGEST_VALUE = 80  # characters of a value shown in an error
 MERGE = "tag:yaml.org,2002:merge"  # the key <<
@@ -108,6 +113,7 @@ class Design(Strict):
     points: Count = 16
     seed: int = Field(default=0, ge=0, strict=True)
     halving: Switch = False  # a search stops the worse settings of a pack early
+    refine: Count = 8  # settings that phase refine adds to every variant
 
 
 class Seeds(Strict):
@@ -117,10 +123,10 @@ class Seeds(Strict):
     confirm: Count = 3
 
     def of(self, phase: str) -> list[int]:
-        """The seeds of a phase."""
-        if phase == "explore":
-            return list(range(self.explore))
-        return [CONFIRM_SEEDS_FROM + s for s in range(self.confirm)]
+        """The seeds of a phase: fresh ones in confirm, the same in all that choose the setting."""
+        if phase == "confirm":
+            return [CONFIRM_SEEDS_FROM + s for s in range(self.confirm)]
+        return list(range(self.explore))
 
 
 class Compute(Strict):
@@ -156,9 +162,9 @@ class StudySpec(Strict):
     focus: str = "learning_rate"
     design: Design = Design()
     seeds: Annotated[Seeds, BeforeValidator(_counted)] = Seeds()
-    phases: tuple[Literal["explore", "confirm"], ...] = ("explore", "confirm")
+    phases: tuple[Phase, ...] = ("explore", "confirm")
     # in units of the score: closer than this is the same
-    margin: float = Field(default=0.01, gt=0, allow_inf_nan=False, strict=True)
+    margin: float = Field(default=0.02, gt=0, allow_inf_nan=False, strict=True)
     keep: Literal["best", "all", "none"] = "best"  # whose trained adapters stay: those of selected settings, all, none
     compute: Compute = Compute()
 
@@ -183,8 +189,19 @@ class StudySpec(Strict):
         return self.design.halving and phase == "explore"
 
 
-def load(path: Path) -> StudySpec:
-    """The study that a file describes. Raises BadInput."""
+def load(path: Path) -> list[StudySpec]:
+    """The studies that a file describes: one, or several after one another with `---` between. Raises BadInput."""
+    documents = _documents(path)
+    places = [str(path)] if len(documents) == 1 else [f"{path}, study {at}" for at in range(1, len(documents) + 1)]
+    found = [parse(document, place) for document, place in zip(documents, places, strict=True)]
+    names = [spec.name for spec in found]
+    for place, name in zip(places, names, strict=True):
+        if names.count(name) > 1:
+            raise BadInput(f"{place}: name", repr(name), "each study's own")
+    return found
+
+
+def _documents(path: Path) -> list[Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -192,14 +209,13 @@ def load(path: Path) -> StudySpec:
     except UnicodeDecodeError as error:
         raise BadInput(str(path), f"cannot be read: {error}", "a YAML file in UTF-8") from None
     try:
-        document = yaml.load(text, _Loader)
+        return list(yaml.load_all(text, _Loader)) or [None]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise BadInput(str(path), f"{place}{error.problem or error.context}", "YAML") from None
     except yaml.YAMLError as error:
         raise BadInput(str(path), str(error).splitlines()[0], "YAML") from None
-    return parse(document, str(path))
 
 
 def parse(document: Any, where: str) -> StudySpec:
@@ -243,17 +259,22 @@ def space(spec: StudySpec, chosen: VariantSpec) -> Space:
     own = f"variants.{chosen.label}.knobs"
     for name in chosen.knobs:
         _known(f"{own}.{name}", "knob", name, declared)
-    asked = [("knobs", name, given) for name, given in spec.knobs.items() if name in declared]
+    for place, given in (("knobs", spec.knobs), (own, chosen.knobs)):
+        if set(given) >= ALPHA:
+            raise _Refused(f"{place}.{SCALE}", given[SCALE], "alpha or scale, since one says the other")
+    hidden = ALPHA if ALPHA & set(chosen.knobs) else frozenset()  # a variant's own way to say it wins
+    asked = [("knobs", name, given) for name, given in spec.knobs.items() if name in declared.keys() - hidden]
     asked += [(own, name, given) for name, given in chosen.knobs.items()]  # these win
     narrowed = {name: narrow(declared[name], given, f"{place}.{name}") for place, name, given in asked}
     varied = tuple(knob for knob in narrowed.values() if isinstance(knob, LogFloat | Levels))
-    fixed = {name: knob.default for name, knob in declared.items() if name != BATCH_SIZE.name}
+    fixed = {name: knob.default for name, knob in declared.items() if name not in (BATCH_SIZE.name, SCALE)}
     fixed |= {name: value for name, value in narrowed.items() if not isinstance(value, LogFloat | Levels)}
     return Space(varied, {name: value for name, value in fixed.items() if name not in {knob.name for knob in varied}})
 
 
 def _declared(chosen: VariantSpec) -> dict[str, Knob]:
-    return named((*variant(chosen.name, chosen.combine).knobs, BATCH_SIZE))
+    own = named(variant(chosen.name, chosen.combine).knobs)
+    return named((*own.values(), BATCH_SIZE, *([ALPHA_PER_RANK] if {"rank", "alpha"} <= set(own) else [])))
 
 
 def narrow(knob: Knob, given: Any, path: str) -> Knob | Value:

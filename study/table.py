@@ -3,9 +3,15 @@
 from collections import Counter
 from typing import Any
 
+import numpy
 import pandas
+from numpy.typing import NDArray
 
+from study.analysis import Plan
 from study.ledger import Ledger, StudyRow
+from study.space import SCALE, coordinate
+from study.spec import StudySpec, space
+from study.tasks import task as registered
 
 NUMBERS = (
     "seed",
@@ -39,10 +45,29 @@ def trials(ledger: Ledger, study: str) -> pandas.DataFrame:
         cell = {"task": trial.task, "variant": trial.variant, "phase": trial.phase}
         numbers = {name: fields[name] for name in (*NUMBERS, *COSTS)}
         identity = {"key": trial.key, "mlflow_run_id": runs.get((trial.key, trial.seed))}
-        rows.append(cell | dict(trial.values) | numbers | identity)
-    knobs = dict.fromkeys(name for trial in done for name in trial.values)
+        scale = {SCALE: coordinate(SCALE, trial.values)} if {"alpha", "rank"} <= set(trial.values) else {}
+        rows.append(cell | dict(trial.values) | scale | numbers | identity)
+    others = {"task", "variant", "phase", *NUMBERS, *COSTS, "key", "mlflow_run_id"}
+    knobs = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in others]
     columns = ["task", "variant", "phase", *knobs, *NUMBERS, *COSTS, "key", "mlflow_run_id"]
     return pandas.DataFrame(rows, columns=columns).astype({"test_score": float})
+
+
+def correct(ledger: Ledger, study: str) -> dict[tuple[str, int], NDArray[numpy.bool_]]:
+    """Per example of the test split whether a confirmed trial, by (key, seed), was right; in one order for all."""
+    found = {trial: result.test_correct for trial, result in ledger.results(study).items()}
+    return {trial: numpy.frombuffer(seen, dtype=bool) for trial, seen in found.items() if seen is not None}
+
+
+def plan(spec: StudySpec) -> Plan:
+    """What the analyses must know of a study besides its trials."""
+    return Plan(
+        directions={task.label: registered(task.task).direction for task in spec.tasks},
+        knobs={chosen.label: space(spec, chosen).varied for chosen in spec.variants},
+        focus=spec.focus,
+        margin=spec.margin,
+        design=spec.design.kind,
+    )
 
 
 def progress(ledger: Ledger, row: StudyRow) -> dict[str, Any]:

@@ -4,14 +4,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from study.space import Value
 
 # Bump by hand when the same key would train to other numbers than before.
 TRAINING_VERSION = 1
 
-Phase = Literal["explore", "confirm"]
+Phase = Literal["explore", "extend", "refine", "confirm"]
+PHASES: tuple[Phase, ...] = get_args(Phase)  # in the order they are run
 State = Literal["finished", "diverged", "failed", "stopped"]
 Curves = dict[str, list[tuple[int, float]]]
 
@@ -46,6 +47,7 @@ class Result:
     wall_seconds: float
     peak_memory: int  # bytes, of the worker process
     trainable: int  # parameters, head included
+    test_correct: bytes | None = None  # 1 or 0 per example of the test split, in an order that all trials share
     curves: Curves = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)  # pack size, versions, hardware
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -230,7 +230,7 @@ class _Run:
 
         Successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943) with eta = ETA.
         """
-        losses, scores, _ = self._evaluated(range(len(self.rows)))
+        (losses, scores, _), _ = self._evaluated(range(len(self.rows)))
         finite = [loss if math.isfinite(loss) else math.inf for loss in losses]
         keys = [row.trial.key for row in self.rows]
         means = {key: fmean(loss for loss, other in zip(finite, keys, strict=True) if other == key) for key in keys}
@@ -238,7 +238,7 @@ class _Run:
         stopped = [k for k, key in enumerate(keys) if key not in stay]
         for k in stopped:
             if math.isfinite(losses[k]):
-                self._record(k, "stopped", losses[k], scores[k], None)
+                self._record(k, "stopped", losses[k], scores[k])
             else:
                 self._diverged(k)
         self._drop(stopped)
@@ -266,10 +266,12 @@ class _Run:
         for k in broken:
             self._diverged(k)
         if over:
-            for k, loss, score, test in zip(over, *self._evaluated(over), strict=True):
-                if math.isfinite(loss):
+            (losses, scores, _), test = self._evaluated(over)
+            for i, k in enumerate(over):
+                if math.isfinite(losses[i]):
                     self._keep(k)
-                    self._record(k, "finished", loss, score, test)
+                    on_test = (test.scores[i], test.correct[i]) if test else (None, None)
+                    self._record(k, "finished", losses[i], scores[i], *on_test)
                 else:
                     self._diverged(k)
         self._drop([k for k in (*broken, *over) if not self._refill(k)])
@@ -280,21 +282,20 @@ class _Run:
             self.pack.keep(stay)
             self.rows = [self.rows[k] for k in stay]
 
-    def _evaluated(self, over: Sequence[int]) -> tuple[list[float], list[float], list[float | None]]:
-        """Validation losses and scores of these rows, and test scores where the phase looks at the test split."""
+    def _evaluated(self, over: Sequence[int]) -> tuple["Scored", "Scored | None"]:
+        """These rows on the validation split, and on the test split where the phase looks at it."""
         with self._charged([self.rows[k] for k in over]):
             pack = self.pack.rows(over)
-            losses, scores = evaluate(pack, self.prepared, "validation")
-            tests: list[float | None] = [None] * len(over)
-            if self.job.test:
-                tests = [*evaluate(pack, self.prepared, "test")[1]]
-        return losses, scores, tests
+            test = evaluate(pack, self.prepared, "test") if self.job.test else None
+            return evaluate(pack, self.prepared, "validation"), test
 
     def _diverged(self, k: int) -> None:
         loss0, score0 = self.starts[self.rows[k].trial.seed]
         self._record(k, "diverged", loss0, score0, score0 if self.job.test else None)
 
-    def _record(self, k: int, state: State, loss: float, score: float, test: float | None) -> None:
+    def _record(
+        self, k: int, state: State, loss: float, score: float, test: float | None = None, correct: bytes | None = None
+    ) -> None:
         row = self.rows[k]
         loss0, score0 = self.starts[row.trial.seed]
         result = Result(
@@ -311,6 +312,7 @@ class _Run:
             wall_seconds=row.wall,
             peak_memory=hardware.peak_memory("cpu"),
             trainable=self.pack.trainable(k),
+            test_correct=correct,
             curves=row.curves,
             provenance=self.bench.setup.provenance | self._packing(),
         )
@@ -362,7 +364,7 @@ class _Run:
         if known is None:
             untrained = Member(seed, {knob.name: knob.default for knob in HEAD.knobs})
             pack = Pack(self.frozen, variant("head_only"), [untrained], 1, self.prepared.loss)
-            (loss,), (score,) = evaluate(pack, self.prepared, "validation")
+            (loss,), (score,), _ = evaluate(pack, self.prepared, "validation")
             self.bench.ledger.put_start(self.job.start, seed, loss, score)
             known = self.bench.ledger.start(self.job.start, seed) or (loss, score)
         return known
@@ -397,8 +399,16 @@ class _Run:
             row.wall += (time.perf_counter() - wall) / len(rows)
 
 
-def evaluate(pack: Pack, prepared: Prepared, split: str) -> tuple[list[float], list[float]]:
-    """Mean loss and score of every trial of a pack on a whole split."""
+class Scored(NamedTuple):
+    """What a pack's K trials came to on a split of N examples."""
+
+    losses: list[float]  # K, in the mean
+    scores: list[float]  # K
+    correct: list[bytes]  # K of N, 1 where the prediction is the target, in the same order for every pack
+
+
+def evaluate(pack: Pack, prepared: Prepared, split: str) -> Scored:
+    """Every trial of a pack on a whole split."""
     examples = prepared.splits[split]
     by_length = sorted(
         range(len(examples)), key=lambda i: _length(examples, i)
@@ -407,7 +417,8 @@ def evaluate(pack: Pack, prepared: Prepared, split: str) -> tuple[list[float], l
     chunks = [by_length[i : i + at_once] for i in range(0, len(by_length), at_once)]
     batches = (batch(prepared, split, chunk, pack.frozen.device) for chunk in chunks)
     losses, predictions, targets = pack.evaluate(batches, prepared.predict)
-    return losses.tolist(), [prepared.metric(mine, targets) for mine in predictions]
+    scores = [prepared.metric(mine, targets) for mine in predictions]
+    return Scored(losses.tolist(), scores, [bytes((mine == targets).tolist()) for mine in predictions])
 
 
 def batch(prepared: Prepared, split: str, chosen: Sequence[int], device: torch.device) -> Batch:

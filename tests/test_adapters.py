@@ -82,7 +82,7 @@ def run(document: Document, home: Home) -> Ledger:
     book, asked = Ledger(home.storage, migrate=True), spec.parse(document, "this test")
     asked = session.admit(book, asked, "this test")
     prepared = {task.label: prepare(task, home.cache) for task in asked.tasks}
-    plans = session.plans(asked, session.check_ranks(asked, prepared, "this test"))
+    plans = session.plans(asked, session.check_ranks(asked, prepared, "this test"), prepared)
     book.create_study(asked.name, spec.resolved(asked), [])
     kept, dropped = (home.adapters if asked.keep in when else None for when in (("best", "all"), ("best",)))
     engine = Inline(Setup(book.url, home.cache, Null, {}, kept))

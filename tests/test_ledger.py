@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from threading import Timer
@@ -107,6 +107,25 @@ def test_migrating_again_changes_nothing(ledger: Ledger, url: str) -> None:
     again = Ledger(url, migrate=True)
     assert [row.name for row in again.studies()] == ["mine"]
     again.engine.dispose()
+
+
+def test_a_ledger_of_an_earlier_version_keeps_its_results(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    upgrade = module.command.upgrade
+    monkeypatch.setattr(module.command, "upgrade", lambda config, _: upgrade(config, "0001"))
+    old = Ledger(url, migrate=True)
+    monkeypatch.undo()
+    old.create_study("mine", {"name": "mine"}, [])
+    enroll(old, taken(old), TRIAL)
+    row = {name: value for name, value in asdict(RESULT).items() if name != "test_correct"}
+    row |= {"diverged": False, "curves": "{}", "provenance": "{}", "accepted": 0.0}
+    with old.engine.begin() as connection:
+        names = ", ".join(row), ", ".join(f":{name}" for name in row)
+        connection.execute(sa.text(f"insert into results ({names[0]}) values ({names[1]})"), row)
+    old.engine.dispose()
+    new = Ledger(url, migrate=True)
+    assert new.results("mine")[TRIAL.key, TRIAL.seed].val_loss == RESULT.val_loss
+    assert new.results("mine")[TRIAL.key, TRIAL.seed].test_correct is None
+    new.engine.dispose()
 
 
 def test_a_study_reads_back_as_it_was_written(ledger: Ledger) -> None:

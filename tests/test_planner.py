@@ -389,11 +389,11 @@ def test_halving_trains_the_better_settings_of_a_pack_to_the_end_and_stops_the_o
     home, looked = tiny.home(tmp_path / "home"), list[tuple[list[str], list[float]]]()
     evaluate = worker.evaluate
 
-    def watching(pack: Pack, prepared: Any, split: str) -> tuple[list[float], list[float]]:
-        losses, scores = evaluate(pack, prepared, split)
+    def watching(pack: Pack, prepared: Any, split: str) -> worker.Scored:
+        found = evaluate(pack, prepared, split)
         if split == "validation" and pack.K > 2:
-            looked.append(([str(member.values) for member in pack.members], losses))
-        return losses, scores
+            looked.append(([str(member.values) for member in pack.members], found.losses))
+        return found
 
     monkeypatch.setattr(worker, "evaluate", watching)
     table = run_here(searched(tiny.document, halving=True), home)

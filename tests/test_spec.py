@@ -66,7 +66,10 @@ def refused(changes: Mapping[str, Any]) -> str:
 
 UNKNOWN = [
     ({"knob": {}}, "knob: unknown key (did you mean knobs? known: name, tasks, variants, "),
-    ({"design.point": 3}, "design.point: unknown key (did you mean points? known: kind, points, seed, halving)"),
+    (
+        {"design.point": 3},
+        "design.point: unknown key (did you mean points? known: kind, points, seed, halving, refine)",
+    ),
     ({"tasks.0.modle": "x"}, "tasks.0.modle: unknown key (did you mean model? known: task, model, "),
     ({"tasks.0.budget.step": 3}, "tasks.0.budget.step: unknown key (did you mean steps? known: steps, "),
     ({"tasks.0.data.txt": "x"}, "tasks.0.data.txt: unknown key (did you mean text? known: path, "),
@@ -154,7 +157,7 @@ FIELDS = [
     ({"compute.share_batches": "no"}, "compute.share_batches: 'no' (true or false)"),
     ({"design.kind": "sobl"}, "design.kind: 'sobl' (did you mean sobol? "),
     ({"design.seed": -1}, "design.seed: -1 (greater than or equal to 0)"),
-    ({"design": "sobol"}, "design: 'sobol' (a mapping with kind, points, seed, halving)"),
+    ({"design": "sobol"}, "design: 'sobol' (a mapping with kind, points, seed, halving, refine)"),
     ({"margin": 0}, "margin: 0 (greater than 0)"),
     ({"margin": float("inf")}, "margin: inf (a finite number)"),
     ({"name": 3}, "name: 3 (text)"),
@@ -172,6 +175,9 @@ FIELDS = [
     ({"phases": ["confirm"]}, "phases: ['confirm'] (explore comes first"),
     ({"phases": ["explore", "explore"]}, "phases: 'explore' (each listed once)"),
     ({"phases": "explore"}, "phases: 'explore' (a list)"),
+    ({"phases": ["refine"]}, "phases: ['refine'] (explore comes first"),
+    ({"knobs.alpha": [1, 2], "knobs.scale": [1, 2]}, "knobs.scale: [1, 2] (alpha or scale, since one says the other)"),
+    ({"variants": ["vera"], "knobs.scale": [1, 2]}, "knobs.scale: unknown knob 'scale' (did you mean schedule? "),
     ({"phases": ["explor"]}, "phases.0: 'explor' (did you mean explore? "),
 ]
 
@@ -244,7 +250,7 @@ def test_what_the_command_line_says_is_checked_as_well_and_named_as_it_was_given
 
 @pytest.mark.parametrize("file", sorted((ROOT / "studies").rglob("*.yaml")), ids=lambda file: file.stem)
 def test_every_study_that_comes_along_is_a_study(file: Path) -> None:
-    assert load(file).name == file.stem
+    assert load(file)[0].name == file.stem
 
 
 def test_the_command_line_wins_over_the_file() -> None:
@@ -256,7 +262,7 @@ def test_the_command_line_wins_over_the_file() -> None:
 @pytest.mark.parametrize("written", ["1e-3", "1E-3", "1.e-3", ".1e-2", "+1e-3", "0.001", "1.0e-3"])
 def test_a_number_is_read_as_one_however_it_is_written(written: str, tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(yaml.safe_dump(document()) + f"margin: {written}\n")
-    assert load(tmp_path / FILE).margin == 1e-3
+    assert load(tmp_path / FILE)[0].margin == 1e-3
 
 
 def test_merge_keys_work_and_what_is_written_beside_them_wins(tmp_path: Path) -> None:
@@ -264,7 +270,7 @@ def test_merge_keys_work_and_what_is_written_beside_them_wins(tmp_path: Path) ->
         "- data:", "- budget: {<<: &short {steps: 9, length: 8}, steps: 5}\n  data:"
     )
     (tmp_path / FILE).write_text(text)
-    budget = load(tmp_path / FILE).tasks[0].budget
+    budget = load(tmp_path / FILE)[0].tasks[0].budget
     assert (budget.steps, budget.length) == (5, 8)
 
 
@@ -305,6 +311,26 @@ def test_a_variants_own_knobs_win_over_the_studys() -> None:
     assert {knob.name for knob in lora.varied} == {"learning_rate", "rank"}
     assert {knob.name for knob in dora.varied} == {"learning_rate"}
     assert (dora.fixed["rank"], dora.fixed["alpha"]) == (8, 4)
+
+
+def test_a_variants_own_alpha_wins_over_the_studys_scale() -> None:
+    asked = spec({"variants": ["lora", {"name": "dora", "knobs": {"alpha": 4}}], "knobs.scale": [0.5, 8]})
+    lora, dora = (space(asked, chosen) for chosen in asked.variants)
+    assert [knob.name for knob in lora.varied] == ["learning_rate", "rank", "scale"]
+    assert lora.decode({"learning_rate": 0.5, "rank": 0.9, "scale": 0.5})["alpha"] == 2 * 4
+    assert [knob.name for knob in dora.varied] == ["learning_rate", "rank"]
+    assert dora.fixed["alpha"] == 4
+
+
+def test_a_file_may_describe_several_studies(tmp_path: Path) -> None:
+    both = [document() | {"name": name} for name in ("one", "two")]
+    (tmp_path / FILE).write_text(yaml.safe_dump_all(both))
+    assert [study.name for study in load(tmp_path / FILE)] == ["one", "two"]
+    (tmp_path / FILE).write_text(yaml.safe_dump_all([both[0], both[0]]))
+    line = f"{tmp_path / FILE}, study 1: name: 'one' (each study's own)"
+    assert refusal(lambda: load(tmp_path / FILE)) == line
+    (tmp_path / FILE).write_text(yaml.safe_dump_all([both[0], both[1] | {"margn": 1}]))
+    assert refusal(lambda: load(tmp_path / FILE)).startswith(f"{tmp_path / FILE}, study 2: margn: unknown key")
 
 
 def test_two_numbers_are_a_range_of_a_log_knob_and_two_levels_of_another() -> None:
@@ -389,7 +415,7 @@ def test_the_order_of_keys_and_of_tasks_is_no_difference() -> None:
         ({"seeds": {"explore": 1, "confirm": 2}}, ("seeds.explore", 2, 1)),
         ({"phases": ["explore"]}, ("phases", ["explore", "confirm"], ["explore"])),
         ({"focus": "rank"}, ("focus", "learning_rate", "rank")),
-        ({"margin": 0.02}, ("margin", 0.01, 0.02)),
+        ({"margin": 0.03}, ("margin", 0.02, 0.03)),
         ({"compute.dtype": "fp64"}, ("compute.dtype", "fp32", "fp64")),
         ({"tasks.0.budget.steps": 5}, ("tasks.classification.budget.steps", 4, 5)),
         ({"tasks.0.targets": "query"}, ("tasks.classification.targets", None, "query")),
@@ -413,10 +439,10 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def test_a_changed_study_is_refused_with_every_field_and_the_way_out(ledger: Ledger) -> None:
-    asked = spec({"margin": 0.02, "tasks.0.budget.steps": 5, "knobs.rank": [2, 8]})
+    asked = spec({"margin": 0.03, "tasks.0.budget.steps": 5, "knobs.rank": [2, 8]})
     assert refusal(lambda: session.admit(ledger, asked, FILE)) == (
         f"{FILE}: study tiny exists and differs: tasks.classification.budget.steps: was 4, is 5; "
-        "margin: was 0.01, is 0.02; knobs.rank: was [2, 4], is [2, 8] (widen it, or run this one --as NEW-NAME)"
+        "margin: was 0.02, is 0.03; knobs.rank: was [2, 4], is [2, 8] (widen it, or run this one --as NEW-NAME)"
     )
     assert session.admit(ledger, asked.model_copy(update={"name": "other"}), FILE).name == "other"
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
 from itertools import count, product
@@ -25,10 +25,12 @@ from mlflow.entities import Run
 from pandas.testing import assert_frame_equal
 
 from study import cli, controller, ledger, session, spec, worker
+from study.analysis import Finding, Plan
 from study.controller import Controller, Lease
 from study.home import Home
 from study.ledger import Ledger
 from study.progress import Progress
+from study.table import correct
 from study.table import trials as table_of
 from study.tasks.base import Examples, Prepared
 from study.worker import Bench, Ended, Event, Job, Setup, prepare, work
@@ -198,6 +200,17 @@ def require_agreement(home: Home, study: str, expected: int) -> None:
         assert run.data.metrics["val_loss"] == results[identity(run)].val_loss
         assert run.data.tags["mlflow.parentRunId"] in {cell.info.run_id for cell in cells}
     assert points_that_stand_twice(home) == []
+    require_report(home, study)
+
+
+def require_report(home: Home, study: str) -> None:
+    """The home's report also stands in MLflow, as it is."""
+    client = MlflowClient(home.tracking)
+    experiment = client.get_experiment_by_name(study)
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], "tags.`lorascope.report` = 'report'")
+    stored = home.artifacts / run.info.run_id / "artifacts"
+    assert (stored / "report.html").read_bytes() == (home.report(study) / "report.html").read_bytes()
 
 
 def points_that_stand_twice(home: Home) -> list[tuple[object, ...]]:
@@ -396,7 +409,7 @@ def run_here(document: Document, home: Home, jobs: int = -1) -> pandas.DataFrame
     book = Ledger(home.storage, migrate=True)
     asked = session.admit(book, spec.parse(document, "this test"), "this test")
     prepared = {task.label: prepare(task, home.cache) for task in asked.tasks}
-    plans = session.plans(asked, session.check_ranks(asked, prepared, "this test"))
+    plans = session.plans(asked, session.check_ranks(asked, prepared, "this test"), prepared)
     book.create_study(asked.name, spec.resolved(asked), [])
     engine = Inline(Setup(book.url, home.cache, Null, {}), jobs)
     with Lease(book, asked.name, lambda holder, seconds: None) as lease:
@@ -450,6 +463,95 @@ def test_every_design_runs_and_after_a_stop_goes_on_where_it_was(
     assert len(rows[rows.phase == "explore"].drop_duplicates(["learning_rate", "rank"])) == settings
 
 
+def phased(tiny: Tiny, *phases: str) -> Document:
+    """One variant on a line of learning rates."""
+    document = with_budget(tiny.document, steps=5) | {"variants": ["lora"], "phases": ["explore", *phases]}
+    document |= {"knobs": {"learning_rate": [1e-4, 3e-3]}, "design": {"kind": "grid", "points": 6, "refine": 3}}
+    return document | {"compute": {"dtype": "fp32", "pack_size": 4}}
+
+
+@pytest.fixture
+def best_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None, bool], None]:
+    """Says where the response will be found to be best, and whether that is more than noise."""
+
+    def found(boundary: str | None, located: bool = True) -> None:
+        def response(table: pandas.DataFrame, plan: Plan, task: str, variant: str) -> Finding:
+            return Finding("response", task, variant, True, "", {"boundary": boundary, "located": located})
+
+        monkeypatch.setattr(controller, "response_of", response)
+
+    return found
+
+
+@pytest.mark.parametrize(("edge", "beyond"), [("high", [3e-3 * 10**s for s in (0.25, 0.5, 0.75, 1)]), ("low", None)])
+def test_extend_goes_on_past_the_end_where_the_response_is_best(
+    edge: str, beyond: list[float] | None, best_at: Callable[..., None], tiny: Tiny, tmp_path: Path
+) -> None:
+    best_at(edge)
+    rows = run_here(phased(tiny, "extend", "confirm"), tiny.home(tmp_path / "home"))
+    asked = beyond or [1e-4 / 10**s for s in (1, 0.75, 0.5, 0.25)]
+    assert sorted(set(rows[rows.phase == "extend"].learning_rate)) == pytest.approx(asked, rel=1e-5)
+    means = rows[rows.phase != "confirm"].groupby("learning_rate").val_score.mean()
+    confirmed = set(rows[rows.phase == "confirm"].learning_rate)
+    assert confirmed <= set(means[means > means.max() - 1e-9].index), (
+        "what is confirmed may lie past the declared range"
+    )
+
+
+@pytest.mark.parametrize(("edge", "located"), [(None, True), ("high", False)])
+def test_extend_adds_nothing_to_an_optimum_inside_or_to_noise(
+    edge: str | None, located: bool, best_at: Callable[..., None], tiny: Tiny, tmp_path: Path
+) -> None:
+    best_at(edge, located)
+    assert set(run_here(phased(tiny, "extend"), tiny.home(tmp_path / "home")).phase) == {"explore"}
+
+
+def test_refine_adds_the_same_number_of_new_settings_to_every_variant(tiny: Tiny, tmp_path: Path) -> None:
+    rows = run_here(phased(tiny, "refine", "confirm") | {"variants": ["lora", "rslora"]}, tiny.home(tmp_path / "home"))
+    added = rows[rows.phase == "refine"]
+    assert Counter(added.variant) == {"lora": 3 * 2, "rslora": 3 * 2}
+    assert not set(added.key) & set(rows[rows.phase == "explore"].key)
+    assert added.learning_rate.between(1e-4, 3e-3).all()
+
+
+@pytest.mark.parametrize("jobs", [2, 4, 6])
+def test_a_study_of_every_phase_goes_on_where_it_was_stopped(
+    jobs: int, best_at: Callable[..., None], tiny: Tiny, tmp_path: Path
+) -> None:
+    best_at("high")
+    document = phased(tiny, "extend", "refine", "confirm")
+    whole, home = run_here(document, tiny.home(tmp_path / "whole")), tiny.home(tmp_path / "stopped")
+    assert set(whole.phase) == {"explore", "extend", "refine", "confirm"}
+    run_here(document, home, jobs=jobs)
+    before = left(home)
+    require_same(run_here(document, home), whole, 1e-4)
+    assert before.items() <= left(home).items()
+
+
+def test_a_scale_is_another_way_to_say_alpha(tiny: Tiny, tmp_path: Path) -> None:
+    knobs = {"learning_rate": {"levels": [1e-3, 1e-2]}, "rank": [2, 4]}
+    document = with_budget(tiny.document, steps=5) | {"design": {"kind": "grid"}, "variants": ["lora"]}
+    home = tiny.home(tmp_path / "home")
+    scaled = run_here(document | {"knobs": knobs | {"scale": {"levels": [1, 4]}}, "phases": ["explore"]}, home)
+    assert (scaled.alpha == scaled.scale * scaled["rank"]).all()
+    assert set(scaled.scale) == {1, 4}
+    before = left(home)
+    said = knobs | {"alpha": {"levels": [2, 4, 8, 16]}}
+    run_here(document | {"name": "said", "knobs": said, "phases": ["explore"]}, home)
+    assert before.items() <= left(home).items(), "the same settings under the same keys are trained once"
+    assert len(left(home)) == 2 * len(before)
+
+
+def test_a_confirmed_trial_says_which_test_examples_it_got_right(tiny: Tiny, tmp_path: Path) -> None:
+    home = tiny.home(tmp_path / "home")
+    rows = run_here(tiny.document | {"compute": {"dtype": "fp32"}}, home)
+    known = correct(Ledger(home.storage), "small")
+    confirmed = rows[rows.phase == "confirm"]
+    assert set(known) == set(zip(confirmed.key, confirmed.seed, strict=True))
+    for key, seed, score in zip(confirmed.key, confirmed.seed, confirmed.test_score, strict=True):
+        assert known[key, seed].mean() == pytest.approx(score)
+
+
 class Watched(dict[str, Examples]):
     """A task's splits, and which of them were asked for."""
 
@@ -487,7 +589,7 @@ def test_nothing_reads_the_test_split_before_the_confirmation(
 
 def test_the_quickstart_runs_end_to_end(tiny: Tiny, tmp_path: Path) -> None:
     """On the pretrained model and the real sentences; fewer points and steps, two variants."""
-    document = spec.resolved(spec.load(ROOT / "studies" / "quickstart.yaml"))
+    document = spec.resolved(*spec.load(ROOT / "studies" / "quickstart.yaml"))
     (task,) = document["tasks"]
     task |= {"budget": {"steps": 4, "batch_size": 4, "length": 16}, "rows": {"validation": 40, "test": 40}}
     document |= {"variants": ["lora", "pissa"], "design": document["design"] | {"points": 2}, "seeds": 1}

@@ -592,6 +592,20 @@ def test_closing_a_study_leaves_nothing_running_and_touches_no_run_of_others(uri
     tracker.close_cells("no such study", "finished")
 
 
+def test_a_report_is_kept_once_and_is_the_last_one(uri: str, tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    folder.mkdir()
+    for words in ("first", "second"):
+        (folder / "report.html").write_text(words)
+        MlflowTracker(uri, 0).keep_report(STUDY, folder)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(STUDY)
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.run_name, run.info.status) == ("report", "FINISHED")
+    assert Path(client.download_artifacts(run.info.run_id, "report.html", str(tmp_path))).read_text() == "second"
+
+
 def test_runs_are_listed_page_by_page(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = MlflowTracker(uri, CREATED_MS)
     for n in range(10):

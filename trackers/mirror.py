@@ -48,6 +48,16 @@ class Mirror:
             with suppress(OSError):  # gone just now: the next launch ends them
                 self._open().close_cells(self.study, state)
 
+    def keep_report(self, folder: Path) -> str | None:
+        """Store a report beside the study's runs; why not, in one line, where the mirror does not take it."""
+        if self._uploader.last_error is not None:
+            return self.last_error
+        try:
+            self._open().keep_report(self.study, folder)
+        except OSError as error:
+            return str(error)
+        return None
+
     def _open(self) -> "MlflowTracker":
         from trackers.mlflow import MlflowTracker  # imported by the upload thread, while the workers start
 

@@ -45,7 +45,7 @@ PAGE = 1000  # runs
 
 CELL, STUDY, TASK, VARIANT = "lorascope.cell", "lorascope.study", "lorascope.task", "lorascope.variant"
 KEY, SEED, PHASE = "lorascope.key", "lorascope.seed", "lorascope.phase"
-FINAL_STEP = "lorascope.final_step"
+FINAL_STEP, REPORT = "lorascope.final_step", "lorascope.report"
 
 
 class MirroredRun(NamedTuple):
@@ -129,6 +129,13 @@ class MlflowTracker(Mirror):
                 elif state == "stopped" and run.info.status == "RUNNING":
                     self._set_status(_known(run), "KILLED")
         self._forget()
+
+    def keep_report(self, study: str, folder: Path) -> None:
+        """The files of a study's report, as artifacts of a run of its own; a later report takes their place."""
+        with self._reaching():
+            run = self._find_or_create(study, (REPORT,), {REPORT: "report", STUDY: study}, "report")
+            self._client.log_artifacts(run.info.run_id, str(folder))
+            self._set_status(_known(run), "FINISHED")
 
     def runs(self, study: str) -> list[MirroredRun]:
         """The study's child runs, all of them."""
@@ -284,7 +291,7 @@ def _mirrored(run: Run) -> MirroredRun:
 def _identity(run: Run) -> str | None:
     """What is said of one run only; None for a run that is not ours."""
     tags = run.data.tags
-    return f"{tags[KEY]} {tags[SEED]}" if KEY in tags else tags.get(CELL)
+    return f"{tags[KEY]} {tags[SEED]}" if KEY in tags else tags.get(CELL, tags.get(REPORT))
 
 
 def _worth(run: Run) -> tuple[bool, int, int]:
