@@ -42,6 +42,10 @@ class Home:
         """Calls on their way to a study's mirror."""
         return self.path / "spool" / study
 
+    def curvature(self, study: str) -> Path:
+        """Where the measured curvature of a study's variants is kept."""
+        return self.path / "curvature" / f"{study}.json"
+
     def report(self, study: str) -> Path:
         """A study's report."""
         return self.path / "reports" / study
