@@ -11,7 +11,7 @@ PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(JOBS) --dist loadgrou
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help study test test-all lint bench bench-full docs new-variant ui
+.PHONY: help study test test-all lint bench bench-full calibrate docs new-variant ui
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -33,9 +33,11 @@ lint: .venv/installed-lint ## check style, format and types
 bench: .venv/installed-test ## measure lorascope beside Optuna with HF peft (about 40 minutes on 2 idle cores)
 	.venv/bin/python -m benchmarks
 
-bench-full: .venv/installed-test ## the same with every cell, then how often 95 % intervals cover the truth (hours)
+bench-full: .venv/installed-test calibrate ## the same with every cell, and calibrate (hours)
 	.venv/bin/python -m benchmarks --full
-	.venv/bin/python -m benchmarks.coverage
+
+calibrate: .venv/installed-test ## count how often 95 % intervals hold the truth, for docs/calibration.md (about 25 minutes on 2 idle cores)
+	.venv/bin/python -m benchmarks.calibrate --jobs $(JOBS) --markdown docs/calibration.md
 
 docs: .venv/installed ## write docs/variants.md from the registry
 	.venv/bin/python -m study.variants.page > docs/variants.md

@@ -32,12 +32,13 @@ class Axis(NamedTuple):
         return [self.knob.decode(float(u)) for u in self.at]
 
 
-def axis_of(knob: Knob) -> Axis:
-    """A fine grid over a range, the levels themselves for levels."""
+def axis_of(knob: Knob, points: int = POINTS) -> Axis:
+    """A grid over a range, the levels themselves for levels."""
     if isinstance(knob, LogFloat):
-        at, weight = np.linspace(0, 1, POINTS), np.ones(POINTS)
+        at, weight = np.linspace(0, 1, points), np.ones(points)
         weight[[0, -1]] = 0.5  # trapezoid rule
-        return Axis(knob, at, weight / weight.sum(), True, np.log10(knob.low) + at * np.log10(knob.high / knob.low))
+        decades = np.log10(knob.low) + at * np.log10(knob.high / knob.low) if has_logarithm(knob) else None
+        return Axis(knob, at, weight / weight.sum(), True, decades)
     count = len(knob.values)
     decades = np.log10([float(value) for value in knob.values]) if has_logarithm(knob) else None
     return Axis(

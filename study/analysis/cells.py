@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from study.analysis.axis import ROUNDING, Array, unit
-from study.analysis.plan import Plan, declared
+from study.analysis.plan import Plan, continuous, declared
 from study.errors import BadInput
 from study.space import Knob
 
@@ -33,10 +33,11 @@ class Cells(NamedTuple):
     where: dict[str, Array]  # knob -> n unit coordinates; NaN where the variants that have it differ
     good: Array  # V n, mean over seeds; NaN where nothing ran
     floor: float  # the untouched model's measure, oriented alike
-    cut: int  # cells that `bounded` moved
+    cut: int  # runs that `bounded` moved
     replicate: float | None  # variance of one run around its setting, seeds' levels removed; None with one seed
     seeds: float  # runs per cell, harmonic mean
     rows: pd.DataFrame
+    deviations: Array  # S n, mean over variants of each seed's difference from its cell; NaN where it ran none or alone
 
     @property
     def noise(self) -> float:
@@ -81,8 +82,9 @@ def cells(rows: pd.DataFrame, plan: Plan, task: str, measure: Measure) -> Cells:
             raise BadInput(f"table, column {name}", "is empty where the variant has the knob")
     point = places[shared].div(ROUNDING).round().groupby(shared).ngroup() if shared else pd.Series(0, rows.index)
     sign = plan.sign(task) if measure == "score" else -1
-    good = sign * rows[f"val_{measure}"]
-    floor = float(sign * rows[f"{measure}0"].astype(float).mean())
+    measured = sign * rows[f"val_{measure}"]
+    floor = known_floor(float(sign * rows[f"{measure}0"].astype(float).mean()))
+    good = bounded(measured, floor)
     grouped = good.groupby([rows["variant"], point])
     matrix = grouped.mean().unstack().reindex(variants).to_numpy(dtype=float)
     return Cells(
@@ -90,13 +92,25 @@ def cells(rows: pd.DataFrame, plan: Plan, task: str, measure: Measure) -> Cells:
         knobs,
         has,
         {name: _common(places[name], point) for name in knobs},
-        bounded(matrix, floor),
+        matrix,
         floor,
-        int(np.nansum(bounded(matrix, floor) > matrix)),
+        int((good > measured).sum()),
         replicate_variance(good, rows["variant"], point, rows["seed"]),
         float(1 / (1 / grouped.size()).mean()),
         rows,
+        _deviations(good, [rows["variant"], point], [rows["seed"], point]),
     )
+
+
+def focus_places(cell: Cells, plan: Plan) -> Array:
+    """n coordinates of the focus knob on one log axis, whether it was declared as a range or as levels."""
+    knob = cell.knobs[plan.focus]
+    return unit(continuous(knob), pd.Series([knob.decode(float(u)) for u in cell.where[plan.focus]]))
+
+
+def known_floor(level: float) -> float:
+    """The untouched model's measure, or -inf where nobody measured it: then nothing is censored."""
+    return level if np.isfinite(level) else -np.inf
 
 
 def _varies(plan: Plan, variant: str, knob: str) -> bool:
@@ -109,13 +123,21 @@ def _common(place: pd.Series, point: pd.Series) -> Array:
     return grouped.mean().where(grouped.max() - grouped.min() < ROUNDING).to_numpy(dtype=float)
 
 
-def bounded(good: Array, floor: float) -> Array:
-    """No cell further below the untouched model than the best one is above it.
+def _deviations(good: pd.Series, setting: list[pd.Series], seed_and_point: list[pd.Series]) -> Array:
+    grouped = good.groupby(setting)
+    rest = (good - grouped.transform("mean")).where(grouped.transform("size") > 1)
+    return rest.groupby(seed_and_point).mean().unstack().to_numpy(dtype=float)
 
-    A finite loss of 1e6 says no more than "ruined", and would bend a curve everywhere else.
+
+def bounded(good: pd.Series, floor: float) -> pd.Series:
+    """No run further below the untouched model than the best one is above it.
+
+    A finite loss of 1e6 says no more than "ruined", and would bend a curve everywhere else. Where the untouched model
+    was not measured, a diverged run counts as the worst that did not.
     """
-    best = float(np.nanmax(good))
-    return np.maximum(good, 2 * floor - best) if best > floor else good
+    finite = good[np.isfinite(good)]
+    best, worst = float(finite.max()), float(finite.min())
+    return good.clip(lower=2 * floor - best if worst <= floor < best else worst)
 
 
 def replicate_variance(good: pd.Series, variant: pd.Series, point: pd.Series, seed: pd.Series) -> float | None:

@@ -12,6 +12,8 @@ from study.analysis.axis import Array, Axis
 from study.analysis.finding import Estimate
 
 LEVEL = (2.5, 97.5)  # percentiles of a 95 % interval
+LOOSE = 0.25  # this and the next make intervals on plateaus and cliffs cover (`benchmarks/calibrate.py`)
+OVERSHOOT = 0.5
 
 
 class Window(NamedTuple):
@@ -30,7 +32,11 @@ class Window(NamedTuple):
 def window(curve: Array, at: Array, margin: float) -> Window:
     """Edges are interpolated between the places of the axis."""
     best = int(curve.argmax())
-    least = curve[best] - margin
+    return stretch(curve, at, best, float(curve[best]) - margin)
+
+
+def stretch(curve: Array, at: Array, best: int, least: float) -> Window:
+    """The contiguous places around place `best` where the curve is at least `least`, as it is at `best`."""
     outside = np.flatnonzero(curve < least)
     below, above = outside[outside < best], outside[outside > best]
     low = at[0] if not below.size else _crossing(curve, at, int(below[-1]), int(below[-1]) + 1, least)
@@ -38,17 +44,26 @@ def window(curve: Array, at: Array, margin: float) -> Window:
     return Window(float(low), float(high), not below.size, not above.size)
 
 
-def window_width(draws: Array, at: Array, margin: float) -> tuple[float, float, float]:
+def window_width(draws: Array, at: Array, margin: float, settings: Array) -> tuple[float, float, float]:
     """The width of the mean curve's window, and its 95 % interval over the draws (S G), in unit coordinates.
 
-    Single draws are rougher than the truth may be: on a plateau their windows end at the first wiggle. So only the
-    lower end is theirs; the upper one is the stretch around the best that the draws cannot tell from it.
+    Single draws are rougher than the truth may be: on a plateau their windows end at the first wiggle, and their tops
+    stand above it. So only the lower end is theirs; the upper one is the stretch that the draws cannot tell from the
+    mean curve's best place, loosened towards the next of the `settings` (n): a smooth rounds off what lies between.
     """
-    value = window(draws.mean(axis=0), at, margin).width
+    mean = draws.mean(axis=0)
+    value, best = window(mean, at, margin).width, int(mean.argmax())
     low = float(np.percentile([window(draw, at, margin).width for draw in draws], LEVEL[0]))
-    reach = np.percentile(draws - draws.max(axis=1, keepdims=True), LEVEL[1], axis=0)
-    high = window(reach, at, max(margin + float(reach.max()), 0.0)).width
+    reach = np.percentile(draws - draws[:, [best]], LEVEL[1], axis=0)
+    high = loosened(stretch(reach, at, best, -margin), settings)
     return value, min(low, value), max(high, value)
+
+
+def loosened(inside: Window, settings: Array) -> float:
+    """The width with each edge moved LOOSE of the way to the next setting outside."""
+    low = max(settings[settings <= inside.low], default=inside.low)
+    high = min(settings[settings >= inside.high], default=inside.high)
+    return inside.width + LOOSE * float(inside.low - low + high - inside.high)
 
 
 def _crossing(curve: Array, at: Array, outside: int, inside: int, least: float) -> float:
@@ -87,9 +102,14 @@ def interval(functional: Callable[[Array], float], draws: Array) -> tuple[float,
     return value, min(float(low), value), max(float(high), value)
 
 
-def estimate(functional: Callable[[Array], float], draws: Array) -> Estimate:
-    """The same as an estimate."""
-    return Estimate(*interval(functional, draws))
+def estimate_of_top(functional: Callable[[Array], float], draws: Array, middle: Array) -> Estimate:
+    """A functional of the curve `middle` (G) that rises with its maximum, and its 95 % interval over the draws (S G).
+
+    The maximum of a draw overshoots that of the middle, which overshoots the truth's by OVERSHOOT of as much.
+    """
+    value, found = functional(middle), np.array([functional(draw) for draw in draws])
+    low, high = np.percentile(found, LEVEL) - (1 + OVERSHOOT) * (found.mean() - value)
+    return Estimate(value, min(float(low), value), max(float(high), value))
 
 
 def central(draws: Array) -> Estimate:

@@ -15,6 +15,16 @@ class Estimate(NamedTuple):
     high: float | None
 
 
+class Record(NamedTuple):
+    """One number of a finding, as `findings.json` lists it."""
+
+    quantity: str  # what is estimated: "best", "window", "cost over the declared range", "share by itself", ...
+    estimate: Estimate
+    unit: str  # "score", "decades", "share of an SD of 0.08", "" for a pure number
+    knob: str = ""  # the knob it is about; empty where it is about none
+    given: str = ""  # under which condition: "rank=8", "others at their selected values", "learning_rate retuned"
+
+
 @dataclass(frozen=True)
 class Finding:
     """What a question's answer is, for whom, from how much, and what it does not say."""
@@ -27,6 +37,7 @@ class Finding:
     values: Mapping[str, Any] = field(default_factory=dict)  # JSON-ready; Estimate where a number is estimated
     basis: Mapping[str, Any] = field(default_factory=dict)  # settings, seeds, diverged, method, versions
     caveats: tuple[str, ...] = ()
+    records: tuple[Record, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """The finding as JSON; an Estimate becomes {value, low, high}."""

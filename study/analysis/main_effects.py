@@ -6,7 +6,7 @@ point, paired seeds) can divide the variance of the noise-free score into
     points (averaged over variants) + variants + variants x points,
 
 as a two-way analysis of variance, and the first part into what a smooth of one knob explains and a rest: the other
-knobs, alone and together. A knob's share is its part of the whole. No total effects.
+knobs, alone and together. A knob's share is its part of the whole. No total effects, no pairs.
 """
 
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from study.analysis.curves import central
 from study.analysis.finding import Estimate
 from study.analysis.marginal import marginal, separable
 from study.analysis.plan import Plan
+from study.analysis.widths import Range, Width, ranges, values_of, within
 from study.space import LogFloat
 
 SHADOWS = 5  # made-up knobs, for the noise floor
@@ -32,9 +33,16 @@ class Shares(NamedTuple):
 
     first: dict[str, Estimate]  # of a factor by itself
     total: dict[str, Estimate] | None  # with all combinations it takes part in; None where they cannot be told apart
+    pairs: dict[str, Estimate] | None  # "a x b": of what two factors do together beyond what each does alone
     floor: float  # what a knob without effect shows
     deviation: Estimate  # the standard deviation that these are shares of
+    widths: list[Width]  # the focus knob's shares, were its range narrower
     method: str
+
+
+def pair_name(one: str, other: str) -> str:
+    """How a combination of two factors is called."""
+    return f"{one} x {other}"
 
 
 class Between(NamedTuple):
@@ -53,7 +61,8 @@ def main_effects(cell: Cells, plan: Plan) -> Shares:
     if len(cell.variants) > 1:
         first[VARIANT] = central(between(cell, len(whole), generator).variants / whole)
     floor = shadow_share(cell._replace(knobs=cell.knobs | {SHADOW.name: SHADOW}), plan, generator)
-    return Shares(first, None, floor, central(np.sqrt(whole)), METHOD)
+    widths = [in_range(cell, plan, each, *share[plan.focus]) for each in ranges(cell, plan)]
+    return Shares(first, None, None, floor, central(np.sqrt(whole)), widths, METHOD)
 
 
 def knob_share(cell: Cells, plan: Plan, name: str, generator: np.random.Generator) -> tuple[Array, Array]:
@@ -61,7 +70,22 @@ def knob_share(cell: Cells, plan: Plan, name: str, generator: np.random.Generato
     found = marginal(cell, plan, name)
     others = between(cell, len(found.draws.noise), generator)
     rest = np.maximum(found.draws.noise - cell.noise / len(cell.variants), 0)
-    return found.variances[-1], sum(found.variances) + rest + others.variants + others.crossed
+    part = spread(found.response, found.axis.weight)
+    return part, sum(found.variances[:-1]) + part + rest + others.variants + others.crossed
+
+
+def spread(response: Array, weight: Array) -> Array:
+    """S variances of curves (S G) over places that are drawn with the given weights."""
+    return (response - (response @ weight)[:, None]) ** 2 @ weight
+
+
+def in_range(cell: Cells, plan: Plan, stretch: Range, part: Array, whole: Array) -> Width:
+    """The focus knob's share, were it drawn from a part of its range; the rest of the variance is taken as it was."""
+    found = marginal(cell, plan, plan.focus)
+    inside = np.array([within(value, stretch) for value in values_of(found)]) * found.axis.weight
+    narrow = spread(found.response, inside / inside.sum())
+    whole = whole - part + narrow
+    return Width(stretch, central(narrow / whole), None, central(np.sqrt(whole)))
 
 
 def freedom(cell: Cells) -> int:

@@ -6,10 +6,10 @@ from typing import Literal
 
 from study.analysis.finding import POOLED
 from study.errors import BadInput
-from study.space import Choice, Knob, Levels, LogFloat
+from study.space import Choice, Knob, Levels, LinearFloat, LogFloat
 
 Direction = Literal["maximize", "minimize"]
-Design = Literal["sobol", "grid", "random", "tpe"]
+Design = Literal["sobol", "grid", "random", "tpe", "foreign"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Plan:
     margin: float = 0.01  # score units within which two results count as the same
     design: Design = "sobol"
     reference: str = "lora"  # the variant that others are compared with
+    measures: tuple[Literal["score", "loss"], ...] = ("score", "loss")  # a table from elsewhere has a score alone
 
     def __post_init__(self) -> None:
         for variant, knobs in self.knobs.items():
@@ -54,9 +55,10 @@ class Plan:
 
 def has_logarithm(knob: Knob) -> bool:
     """The knob's values are positive numbers, so that decades mean something."""
-    return isinstance(knob, LogFloat) or (
-        not isinstance(knob, Choice)
-        and all(isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in knob.values)
+    if isinstance(knob, LogFloat):
+        return not isinstance(knob, LinearFloat)
+    return not isinstance(knob, Choice) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in knob.values
     )
 
 

@@ -1,6 +1,7 @@
 """Response: what score does each value of the focus knob reach, which is best, and how wide is the window?"""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,15 +9,16 @@ import pandas as pd
 
 from study.analysis.axis import Axis
 from study.analysis.cells import Cells, basis, cells, explored
-from study.analysis.curves import LEVEL, interval, window, window_width
-from study.analysis.finding import Estimate, Finding
+from study.analysis.curves import LEVEL, estimate_of_top, interval, window, window_width
+from study.analysis.finding import Estimate, Finding, Record
 from study.analysis.marginal import Marginal, focus_refusal, marginal
 from study.analysis.plan import Plan
-from study.analysis.words import number, span, standing, subject_words, unanswered
+from study.analysis.words import NO_FLOOR, number, span, standing, subject_words, unanswered
+from study.space import LogFloat
 
 QUESTION = "response"
 LOCATED = 0.9  # of the range: an interval as wide as this places the best value nowhere
-EVERY = 2  # places of the axis that a finding's arrays keep: 61 of 121
+EVERY, COARSE = 2, 10  # every so many of the axis' 121 places are kept: of a response, of one at a level
 
 
 def response(table: pd.DataFrame, plan: Plan, task: str) -> list[Finding]:
@@ -36,6 +38,25 @@ def response_of(table: pd.DataFrame, plan: Plan, task: str, subject: str) -> Fin
 
 def finding(found: Marginal, cell: Cells, plan: Plan, task: str, subject: str) -> Finding:
     """The focus knob's marginal response in words and numbers."""
+    by_level = levels(cell, plan, task)
+    values = {
+        "knob": plan.focus,
+        **described(found, plan, task, EVERY),
+        "raw": raw(cell.rows, plan.focus),
+        "margin": plan.margin,
+        "start": plan.sign(task) * cell.floor if np.isfinite(cell.floor) else None,
+        "by_level": by_level,
+    }
+    stands = basis(cell.rows) | {"method": f"posterior of a smooth of {cell.good.shape[1]} point means"}
+    records = [*recorded(values, plan.focus)]
+    for knob, level_values in by_level.items():
+        records += [r for level, one in level_values.items() for r in recorded(one, plan.focus, f"{knob}={level}")]
+    words = sentence(values, task, subject, stands)
+    return Finding(QUESTION, task, subject, True, words, values, stands, caveats(cell), tuple(records))
+
+
+def described(found: Marginal, plan: Plan, task: str, every: int) -> dict[str, Any]:
+    """A curve with its band at every so many places, its best place, and the window around it."""
     axis, draws, sign = found.axis, found.response, plan.sign(task)
     curve = draws.mean(axis=0)
     low, high = np.percentile(draws, LEVEL, axis=0)[::sign] * sign
@@ -43,17 +64,15 @@ def finding(found: Marginal, cell: Cells, plan: Plan, task: str, subject: str) -
     edge = {0: "low", len(curve) - 1: "high"}.get(int(curve.argmax()))
     located = best[2] - best[1] < LOCATED
     inside = window(curve, axis.at, plan.margin)
-    width = Estimate(*(decades(axis) * part for part in window_width(draws, axis.at, plan.margin)))
-    score = interval(lambda c: float(c.max()), draws)
-    values = {
-        "knob": plan.focus,
-        "x": [float(v) for v in axis.values[::EVERY]],
-        "mean": (sign * curve)[::EVERY].tolist(),
-        "low": low[::EVERY].tolist(),
-        "high": high[::EVERY].tolist(),
-        "raw": raw(cell.rows, plan.focus),
+    score = estimate_of_top(lambda c: float(c.max()), draws, curve)
+    width = window_width(draws, axis.at, plan.margin, found.places)
+    return {
+        "x": [float(v) for v in axis.values[::every]],
+        "mean": (sign * curve)[::every].tolist(),
+        "low": low[::every].tolist(),
+        "high": high[::every].tolist(),
         "best": Estimate(*(value_at(axis, u) for u in best)),
-        "best_score": Estimate(sign * score[0], *sorted((sign * score[1], sign * score[2]))),
+        "best_score": score if sign > 0 else mirrored(score),
         "boundary": edge,
         "located": located,
         "ranked": edge is None and located,
@@ -63,21 +82,47 @@ def finding(found: Marginal, cell: Cells, plan: Plan, task: str, subject: str) -
             "cut_low": inside.cut_low,
             "cut_high": inside.cut_high,
         },
-        "window_decades": width,
-        "margin": plan.margin,
-        "start": sign * cell.floor,
+        "window_decades": Estimate(*(decades(axis) * part for part in width)),
     }
-    stands = basis(cell.rows) | {"method": f"posterior of a smooth of {cell.good.shape[1]} point means"}
-    return Finding(
-        QUESTION, task, subject, True, sentence(values, task, subject, stands), values, stands, caveats(cell)
-    )
+
+
+def mirrored(found: Estimate) -> Estimate:
+    """Of the number with its sign turned."""
+    low, high = (None if end is None else -end for end in (found.high, found.low))
+    return Estimate(-found.value, low, high)
+
+
+def levels(cell: Cells, plan: Plan, task: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """Knob -> level -> the response there: of discrete knobs but the focus, of levels with enough settings."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, knob in cell.knobs.items():
+        if isinstance(knob, LogFloat) or name == plan.focus:
+            continue
+        parts = {str(level): cell.rows[cell.rows[name] == level] for level in knob.values}
+        enough = {level: rows for level, rows in parts.items() if focus_refusal(rows, plan) is None}
+        at_level = {level: cells(rows, plan, task, "score") for level, rows in enough.items()}
+        if at_level:
+            found[name] = {
+                level: described(marginal(some, plan, plan.focus), plan, task, COARSE)
+                for level, some in at_level.items()
+            }
+    return found
+
+
+def recorded(values: Mapping[str, Any], focus: str, given: str = "") -> list[Record]:
+    """One response's numbers."""
+    return [
+        Record("best", values["best"], focus, focus, given),
+        Record("best score", values["best_score"], "score", focus, given),
+        Record("window", values["window_decades"], "decades", focus, given),
+    ]
 
 
 def raw(rows: pd.DataFrame, focus: str) -> dict[str, list[Any]]:
     """The runs behind a curve, diverged ones at the untouched model's score."""
     return {
         "x": rows[focus].astype(float).tolist(),
-        "y": rows["val_score"].tolist(),
+        "y": [float(y) if np.isfinite(y) else None for y in rows["val_score"]],
         "seed": rows["seed"].astype(int).tolist(),
         "variant": rows["variant"].tolist(),
         "diverged": rows["diverged"].tolist(),
@@ -85,10 +130,12 @@ def raw(rows: pd.DataFrame, focus: str) -> dict[str, list[Any]]:
 
 
 def caveats(cell: Cells) -> tuple[str, ...]:
-    """What was done to results that would bend the curve."""
+    """What was done to results that would bend the curve, and what could not be."""
+    if not np.isfinite(cell.floor):
+        return (NO_FLOOR,)
     if not cell.cut:
         return ()
-    return (f"{cell.cut} settings fell further below the untouched model than the best rises above it; drawn there.",)
+    return (f"{cell.cut} runs fell further below the untouched model than the best rises above it; drawn there.",)
 
 
 def value_at(axis: Axis, u: float) -> float:

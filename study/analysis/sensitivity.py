@@ -1,10 +1,16 @@
 """Sensitivity: how much does not tuning a knob cost, on average over its range?
 
 For the focus knob this is the learning-rate sensitivity of Wortsman et al. 2023 (arXiv:2309.14322): the mean over
-log-uniform values of min(loss, loss0) - loss*, where loss is the smoothed mean over seeds and over the design of the
-other knobs (a marginal response) and loss* its minimum; in score units, score* - max(score, score0). The same number
-is given for every other knob. A range of more decades costs more by its width alone, so each number comes in two
-measures: over the declared range, and over the one decade around the knob's optimum.
+log-uniform values of min(loss, loss0) - loss*, where loss is the smoothed mean over seeds and loss* its minimum; in
+score units, score* - max(score, score0). The range is the declared one, whatever the data reach. The same number is
+given for every other knob, and for three curves of each:
+
+    marginal     averaged over the design of the other knobs
+    conditional  the other knobs at the variant's selected setting
+    retuned      the other knobs there, but the focus knob at its best for each value
+
+A range of more decades costs more by its width alone, so each number comes in two measures: over the declared range,
+and over the one decade around the knob's optimum.
 """
 
 from collections.abc import Mapping
@@ -13,18 +19,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from study.analysis.axis import Array, Axis
 from study.analysis.cells import Cells, Measure, basis, cells, explored, point_means
-from study.analysis.curves import estimate, one_decade, shortfall
-from study.analysis.finding import Estimate, Finding
-from study.analysis.marginal import focus_refusal, marginal, separable
+from study.analysis.conditional import conditional, selected
+from study.analysis.curves import estimate_of_top, one_decade, shortfall
+from study.analysis.finding import POOLED, Estimate, Finding, Record
+from study.analysis.marginal import focus_refusal, marginal, on_a_line, separable
 from study.analysis.plan import Plan
-from study.analysis.words import span, standing, subject_words, unanswered
+from study.analysis.words import NO_FLOOR, span, standing, subject_words, unanswered
+from study.space import Value
 
 QUESTION = "sensitivity"
-MEASURES: tuple[Measure, ...] = ("score", "loss")
-CAVEATS = (
-    "Averaged over the design of the other knobs (marginal): with them tuned, a knob can cost more or less.",
-    "A wider declared range costs more by its width alone; compare knobs in both measures.",
+WIDTH = "A wider declared range costs more by its width alone; compare knobs in both measures."
+AVERAGED = "Averaged over the design of the other knobs (marginal) unless they are said to be at their selected values."
+PER_VARIANT = (
+    "Averaged over the design of the other knobs (marginal); with them at a selected setting, per variant only."
+)
+ON_A_LINE = (
+    "Only one knob varied, so its cost with the others at their selected values (conditional) is the same number."
 )
 
 
@@ -33,6 +45,23 @@ class Cost(NamedTuple):
 
     range: Estimate  # over the declared range
     decade: Estimate | None  # over the decade around the optimum; None: no logarithm, or less than a decade
+
+
+class AllCosts(NamedTuple):
+    """The costs per knob in one measure."""
+
+    marginal: Mapping[str, Cost]  # averaged over the design of the other knobs
+    conditional: Mapping[str, Cost]  # the others at their selected values
+    retuned: Mapping[str, Cost]  # and the focus knob retuned
+    caveats: tuple[str, ...]
+
+
+class Verdict(NamedTuple):
+    """Which knobs cost most, in both measures."""
+
+    by_range: list[str]  # most expensive first
+    by_decade: list[str]  # of the knobs that have a decade
+    agree: bool  # one knob leads both, its intervals above those of every other knob that has both
 
 
 def sensitivity(table: pd.DataFrame, plan: Plan, task: str) -> list[Finding]:
@@ -46,45 +75,140 @@ def sensitivity_of(table: pd.DataFrame, plan: Plan, task: str, subject: str) -> 
     reason = focus_refusal(rows, plan)
     if reason:
         return unanswered(QUESTION, task, subject, reason, basis(rows))
-    costs = {measure: knob_costs(cells(rows, plan, task, measure), plan) for measure in MEASURES}
-    values: dict[str, Any] = {"focus": plan.focus}
-    for measure, of_knobs in costs.items():
-        values[measure] = {knob: cost._asdict() for knob, cost in of_knobs.items()}
+    setting = None if subject == POOLED else selected(table, plan, task, subject)
+    found = {measure: costs_of(cells(rows, plan, task, measure), plan, setting) for measure in plan.measures}
+    marginals, ranks = found["score"].marginal, verdict(found["score"].marginal)
+    values: dict[str, Any] = {
+        "focus": plan.focus,
+        **{measure: plain(costs.marginal) for measure, costs in found.items()},
+        "conditional": {measure: plain(costs.conditional) for measure, costs in found.items()},
+        "retuned": {measure: plain(costs.retuned) for measure, costs in found.items()},
+        "selected": setting,
+        "ranking": ranks._asdict(),
+    }
     stands = basis(rows) | {"method": "functional of posterior draws of the smoothed point means"}
-    words = sentence(costs, plan, task, subject) + " " + standing(stands)
-    return Finding(QUESTION, task, subject, True, words, values, stands, CAVEATS)
+    words = [
+        f"{subject_words(subject, task)} {focus_words(found, plan)}.",
+        f"With the other knobs at their selected values it costs {tuned_words(found['score'], plan)}."
+        if len(found["score"].conditional) > 1
+        else "",
+        ranking_words(marginals, ranks) if len(marginals) > 1 else "",
+        standing(stands),
+    ]
+    caveats = dict.fromkeys([WIDTH, *(caveat for costs in found.values() for caveat in costs.caveats)])
+    sentence = " ".join(filter(None, words))
+    return Finding(QUESTION, task, subject, True, sentence, values, stands, tuple(caveats), recorded(found, plan))
 
 
-def knob_costs(cell: Cells, plan: Plan) -> dict[str, Cost]:
-    """Every separable knob's cost; none where the measure never changes."""
+def costs_of(cell: Cells, plan: Plan, setting: Mapping[str, Value] | None) -> AllCosts:
+    """Every cost in one measure, none where it is constant; `setting` is None for several variants together."""
+    floor = (NO_FLOOR,) if not np.isfinite(cell.floor) else ()
     if np.ptp(point_means(cell.good)) < 1e-12:
-        return {}
-    return {name: cost(cell, plan, name) for name in separable(cell)}
+        return AllCosts({}, {}, {}, floor)
+    marginals = {name: cost(cell, plan, name) for name in separable(cell)}
+    if setting is None:
+        return AllCosts(marginals, {}, {}, (*floor, PER_VARIANT))
+    if on_a_line(cell, plan):
+        return AllCosts(marginals, marginals, {}, (*floor, ON_A_LINE))
+    found = conditional(cell, plan, setting)
+    fixed, retuned = (
+        {name: cost_on(one.axis, one.draws, one.middle, cell.floor) for name, one in responses.items()}
+        for responses in (found.fixed, found.retuned)
+    )
+    refused = f"Nothing is said of the other knobs at their selected values: {found.reason}."
+    return AllCosts(marginals, fixed, retuned, (*floor, AVERAGED if fixed else refused))
 
 
 def cost(cell: Cells, plan: Plan, name: str) -> Cost:
-    """One knob's cost in both measures, each draw of the response around its own optimum."""
-    axis, draws = (found := marginal(cell, plan, name)).axis, found.response
-    whole = estimate(lambda curve: shortfall(curve, axis.weight, cell.floor), draws)
+    """One knob's marginal cost in both measures."""
+    found = marginal(cell, plan, name)
+    return cost_on(found.axis, found.response, found.response.mean(axis=0), cell.floor)
+
+
+def cost_on(axis: Axis, draws: Array, middle: Array, floor: float) -> Cost:
+    """The cost of a response with draws S G around its middle G, each draw around its own optimum."""
+    whole = not_negative(estimate_of_top(lambda curve: shortfall(curve, axis.weight, floor), draws, middle))
     if one_decade(axis, 0) is None:
         return Cost(whole, None)
 
-    def around_best(curve: np.ndarray) -> float:
+    def around_best(curve: Array) -> float:
         decade = one_decade(axis, int(curve.argmax()))
-        return shortfall(curve, axis.weight if decade is None else decade, cell.floor)
+        return shortfall(curve, axis.weight if decade is None else decade, floor)
 
-    return Cost(whole, estimate(around_best, draws))
+    return Cost(whole, not_negative(estimate_of_top(around_best, draws, middle)))
 
 
-def sentence(costs: Mapping[Measure, Mapping[str, Cost]], plan: Plan, task: str, subject: str) -> str:
-    """The focus knob's cost in every measure, then the other knobs' in score units."""
-    focus = [(measure, of[plan.focus]) for measure, of in costs.items() if plan.focus in of]
-    whole = " and ".join(f"{span(cost.range)} in {measure}" for measure, cost in focus)
-    decade = " and ".join(f"{span(cost.decade)} in {measure}" for measure, cost in focus if cost.decade)
-    others = [f"{knob} {span(cost.range)}" for knob, cost in costs["score"].items() if knob != plan.focus]
-    return (
-        f"{subject_words(subject, task)} a {plan.focus} drawn from its whole range costs {whole} against the best one"
-        + (f"; one drawn from the decade around the best costs {decade}" if decade else "")
-        + (f"; over their ranges the other knobs cost, in score, {', '.join(others)}" if others else "")
-        + "."
+def not_negative(found: Estimate) -> Estimate:
+    """A best value is no worse than the others."""
+    return found._replace(low=max(found.low or 0.0, 0.0))
+
+
+def verdict(costs: Mapping[str, Cost]) -> Verdict:
+    """Whether both measures tell the same knob to cost most; only knobs with both can be told apart."""
+    decade = {name: of.decade for name, of in costs.items() if of.decade}
+    whole = {name: of.range for name, of in costs.items()}
+    first = leader({name: whole[name] for name in decade})
+    return Verdict(ordered(whole), ordered(decade), first is not None and first == leader(decade))
+
+
+def ordered(costs: Mapping[str, Estimate]) -> list[str]:
+    """The most expensive knob first."""
+    return sorted(costs, key=lambda name: -costs[name].value)
+
+
+def leader(costs: Mapping[str, Estimate]) -> str | None:
+    """The knob, of at least two, whose interval is above all others'."""
+    if len(costs) < 2:
+        return None
+    first, *others = ordered(costs)
+    ends = [(costs[first].low, costs[name].high) for name in others]
+    return first if all(low is not None and high is not None and low > high for low, high in ends) else None
+
+
+def plain(costs: Mapping[str, Cost]) -> dict[str, dict[str, Estimate | None]]:
+    """As a finding's values hold them."""
+    return {name: of._asdict() for name, of in costs.items()}
+
+
+def focus_words(found: Mapping[Measure, AllCosts], plan: Plan) -> str:
+    """The focus knob's marginal cost in every measure."""
+    of = [(measure, costs.marginal[plan.focus]) for measure, costs in found.items() if plan.focus in costs.marginal]
+    whole = " and ".join(f"{span(cost.range)} in {measure}" for measure, cost in of)
+    decade = " and ".join(f"{span(cost.decade)} in {measure}" for measure, cost in of if cost.decade)
+    return f"a {plan.focus} drawn from its whole range costs {whole} against the best one" + (
+        f"; one drawn from the decade around the best costs {decade}" if decade else ""
+    )
+
+
+def tuned_words(costs: AllCosts, plan: Plan) -> str:
+    """The focus knob's conditional cost, and the other knobs' with the focus knob retuned."""
+    others = ", ".join(f"{name} {span(of.range)}" for name, of in costs.retuned.items())
+    return f"{span(costs.conditional[plan.focus].range)}; where {plan.focus} is retuned, the other knobs cost {others}"
+
+
+def ranking_words(costs: Mapping[str, Cost], ranks: Verdict) -> str:
+    """Knobs in order of cost in both measures, or why there is no order."""
+    whole = ", ".join(f"{name} {span(costs[name].range)}" for name in ranks.by_range)
+    decade = ", ".join(f"{name} {span(each)}" for name in ranks.by_decade if (each := costs[name].decade))
+    first = f"In score, the declared ranges cost {whole}"
+    if len(ranks.by_decade) < 2:
+        return f"{first}; fewer than two knobs have a decade around their best, so this order may come from the ranges."
+    if ranks.agree:
+        return f"{first}, and one decade around the best {decade}: {ranks.by_decade[0]} costs most in both measures."
+    return f"{first}, and one decade around the best {decade}: the ranking depends on the declared ranges."
+
+
+def recorded(found: Mapping[Measure, AllCosts], plan: Plan) -> tuple[Record, ...]:
+    """Every cost."""
+    return tuple(
+        Record(f"cost {over}", estimate, measure, name, given)
+        for measure, costs in found.items()
+        for given, of in (
+            ("averaged over the other knobs", costs.marginal),
+            ("others at their selected values", costs.conditional),
+            (f"others at their selected values, {plan.focus} retuned", costs.retuned),
+        )
+        for name, one in of.items()
+        for over, estimate in (("over the declared range", one.range), ("over one decade", one.decade))
+        if estimate
     )

@@ -6,9 +6,10 @@ would give the answer away.
 
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from scipy.linalg import cho_solve
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -18,6 +19,7 @@ from study.analysis.axis import SEED, Array
 
 FOLDS = 10
 FITTED = 128  # rows that the kernel's hyperparameters are fitted to; all rows then condition the process
+ENOUGH = 0.9  # of the explainable part: a process that predicts as much needs no rival
 TREES = 100
 DRAWS = 200  # of a process
 FORESTS = 25  # refitted to resampled points
@@ -33,19 +35,26 @@ class Data(NamedTuple):
     point: np.ndarray  # N
 
 
+class Draw(Protocol):
+    """Draws of the score at x (M C), S M, as if draw s had seen its targets moved by row s of `shift` (S N)."""
+
+    def __call__(self, x: Array, shift: Array | None = None) -> Array: ...
+
+
 class Surrogate(NamedTuple):
     """A fitted stand-in."""
 
     method: str
     q2: float  # 1 - squared error of held-out points / variance
     predict: Callable[[Array], Array]  # M C -> M
-    draws: Callable[[Array], Array]  # M C -> S M
+    draws: Draw
     smooth: bool  # a process rather than a forest
 
 
-def better(data: Data) -> Surrogate:
-    """The one with the larger Q2."""
-    return max(gaussian_process(data), forest(data), key=lambda surrogate: surrogate.q2)
+def better(data: Data, explainable: float) -> Surrogate:
+    """The one with the larger Q2; the forest, which is slow, only where the process leaves much unexplained."""
+    process = gaussian_process(data)
+    return process if process.q2 > ENOUGH * explainable else max(process, forest(data), key=lambda each: each.q2)
 
 
 def held_out(data: Data, predict: Callable[[Data, Array], Array]) -> float:
@@ -68,10 +77,11 @@ def gaussian_process(data: Data) -> Surrogate:
 
     process = given(data)
 
-    def draws(x: Array) -> Array:
+    def draws(x: Array, shift: Array | None = None) -> Array:
         mean, covariance = process.predict(x, return_cov=True)
         root = np.linalg.cholesky(covariance + JITTER * signal.diag(x[:1]) * np.eye(len(x)))
-        return mean + np.random.default_rng(SEED).normal(size=(DRAWS, len(x))) @ root.T
+        drawn = mean + np.random.default_rng(SEED).normal(size=(DRAWS, len(x))) @ root.T
+        return drawn if shift is None else drawn + (signal(x, data.x) @ cho_solve((process.L_, True), shift.T)).T
 
     q2 = held_out(data, lambda some, x: given(some).predict(x))
     return Surrogate(
@@ -96,11 +106,11 @@ def forest(data: Data) -> Surrogate:
     def given(some: Data, trees: int, seed: int) -> RandomForestRegressor:
         return RandomForestRegressor(trees, random_state=seed).fit(some.x, some.y)
 
-    def draws(x: Array) -> Array:
+    def draws(x: Array, shift: Array | None = None) -> Array:
         generator = np.random.default_rng(SEED)
-        return np.stack(
-            [given(resampled(data, generator), TREES_OF_A_DRAW, seed).predict(x) for seed in range(FORESTS)]
-        )
+        moved = np.zeros((FORESTS, len(data.y))) if shift is None else shift
+        samples = [resampled(data._replace(y=data.y + moved[seed]), generator) for seed in range(FORESTS)]
+        return np.stack([given(some, TREES_OF_A_DRAW, seed).predict(x) for seed, some in enumerate(samples)])
 
     q2 = held_out(data, lambda some, x: given(some, TREES, 0).predict(x))
     return Surrogate("random forest, refitted to resampled points", q2, given(data, TREES, 0).predict, draws, False)

@@ -1,8 +1,8 @@
-"""First-order and total effects: Sobol indices of a surrogate, for designs with enough points.
+"""First-order, total and pairwise effects: Sobol indices of a surrogate, for designs with enough points.
 
 The surrogate is judged on held-out points, not on held-out runs. What it leaves unexplained there, beyond run-to-run
 noise, could belong to any factor, so every interval is widened by it: without that, posterior draws and resampled
-points alike cover far less than they claim (measured in `benchmarks/coverage.py`).
+points alike cover far less than they claim (measured in `benchmarks/calibrate.py`).
 """
 
 import math
@@ -16,13 +16,18 @@ from study.analysis.axis import SEED, Array
 from study.analysis.cells import Cells
 from study.analysis.curves import LEVEL, central
 from study.analysis.finding import Estimate
-from study.analysis.main_effects import SHADOW, VARIANT, Shares
+from study.analysis.main_effects import SHADOW, VARIANT, Shares, pair_name
 from study.analysis.marginal import separable
-from study.analysis.surrogate import Data, Surrogate, better, forest, gaussian_process
-from study.space import Choice, Knob, LogFloat
+from study.analysis.memo import remembered
+from study.analysis.plan import Plan
+from study.analysis.seeds import seed_draws
+from study.analysis.surrogate import DRAWS, Data, Surrogate, better, forest, gaussian_process
+from study.analysis.widths import Range, Width, places, ranges, squeezed
+from study.space import Choice, Knob, Levels
 
 BASE = 4096  # Saltelli's base sample for the surrogate's mean
-BASE_OF_DRAWS = 256  # and for its draws, of which only the difference from the mean is used
+BASE_OF_DRAWS = 128  # and for its draws, of which only the difference from the mean is used
+BASE_OF_WIDTHS = 256  # the same for one factor, which needs fewer blocks
 BLOCK = 4096  # points evaluated at once
 SHADOWS = 3  # made-up knobs, for the noise floor
 
@@ -57,31 +62,66 @@ def explainable_part(cell: Cells) -> float:
     return max(1 - cell.noise / float(np.nanvar(cell.good)), 0.0)
 
 
+@remembered
 def stand_in(cell: Cells) -> StandIn:
     """Of V n cells that are not all equal."""
-    factors = factors_of(cell)
+    factors, explainable = factors_of(cell), explainable_part(cell)
     data, scale = data_of(cell, factors)
-    return StandIn(factors, data, scale, better(data), explainable_part(cell))
+    return StandIn(factors, data, scale, better(data, explainable), explainable)
 
 
-def total_effects(stand: StandIn) -> Shares:
-    """The Sobol indices of a surrogate that predicts something."""
-    factors, surrogate = stand.factors, stand.surrogate
-    count, missing = len(factors), stand.missing
-    mean = sobol.estimates(predicted(surrogate.predict, factors, BASE), count)
-    small = sobol.indices(predicted(surrogate.predict, factors, BASE_OF_DRAWS)[None], count)
-    draws = sobol.indices(surrogate.draws(decoded(factors, sobol.points(count, BASE_OF_DRAWS))), count)
+@remembered
+def total_effects(cell: Cells, plan: Plan) -> Shares:
+    """The Sobol indices of the cells' surrogate, if it predicts something."""
+    stand = stand_in(cell)
+    factors, surrogate, missing = stand.factors, stand.surrogate, stand.missing
+    count, shift = len(factors), luck(stand, cell, plan)
+    mean, error = sobol.estimates(predicted(surrogate.predict, decoded(factors, sobol.points(count, BASE)))[0], count)
+    x = decoded(factors, sobol.points(count, BASE_OF_DRAWS))
+    small = sobol.indices(predicted(surrogate.predict, x), count)
+    draws = sobol.indices(surrogate.draws(x, shift), count)
     floor = noise_floor(stand)
-    first = widened(mean.first + draws.first - small.first, missing + mean.first_error)
-    total = widened(mean.total + draws.total - small.total, missing + mean.total_error + floor)
+    moved = sobol.Indices(*(m + d - s for m, d, s in zip(mean, draws, small, strict=True)))
     names = [factor.name for factor in factors]
+    pairs = [pair_name(names[i], names[j]) for i, j in sobol.pairs_of(count)]
+    spread = deviation(stand.scale * np.sqrt(np.maximum(moved.variance, 0)), missing)
     return Shares(
-        dict(zip(names, first, strict=True)),
-        dict(zip(names, total, strict=True)),
+        dict(zip(names, widened(moved.first, missing + error.first[0]), strict=True)),
+        dict(zip(names, widened(moved.total, missing + error.total[0] + floor), strict=True)),
+        dict(zip(pairs, widened(moved.pairs, missing + error.pairs[0]), strict=True)),
         floor,
-        deviation(stand.scale * np.sqrt(np.maximum(mean.variance + draws.variance - small.variance, 0)), missing),
+        spread,
+        [in_range(stand, plan, shift, each, float(mean.variance[0])) for each in ranges(cell, plan)],
         f"Sobol indices (SALib) of a {surrogate.method}, widened by the held-out residual",
     )
+
+
+def luck(stand: StandIn, cell: Cells, plan: Plan) -> Array | None:
+    """S N, what other seeds would have added to the standardised score of every cell; None where no one can tell."""
+    if plan.focus not in separable(cell):
+        return None
+    shift = seed_draws(cell, plan, DRAWS, np.random.default_rng(SEED))[:, stand.data.point] / stand.scale
+    return shift if shift.any() else None
+
+
+def in_range(stand: StandIn, plan: Plan, shift: Array | None, stretch: Range, whole: float) -> Width:
+    """The focus knob's shares, were it drawn from a part of its range; `whole` is the variance over all of it.
+
+    What the surrogate misses is a larger part of a smaller variance.
+    """
+    which = [factor.name for factor in stand.factors].index(plan.focus)
+    part = places(stand.factors[which].knob, stretch)
+    large, few = (
+        decoded(stand.factors, squeezed(sobol.points_of_one(len(stand.factors), which, base), which, part))
+        for base in (BASE, BASE_OF_WIDTHS)
+    )
+    mean = sobol.indices_of_one(predicted(stand.surrogate.predict, large))
+    small = sobol.indices_of_one(predicted(stand.surrogate.predict, few))
+    draws = sobol.indices_of_one(stand.surrogate.draws(few, shift))
+    first, total, variance = (m + d - s for m, d, s in zip(mean, draws, small, strict=True))
+    missing = min(stand.missing * whole / float(mean[2][0]), 1.0)
+    alone, combined = widened(np.column_stack([first, total]), np.full(2, missing))
+    return Width(stretch, alone, combined, deviation(stand.scale * np.sqrt(np.maximum(variance, 0)), missing))
 
 
 def factors_of(cell: Cells) -> list[Factor]:
@@ -115,7 +155,7 @@ def columns(factor: Factor, place: Array, has: Array) -> Array:
 def decoded(factors: list[Factor], cube: Array) -> Array:
     """Points of the unit cube (M F) as the surrogate sees them (M C): levels snapped, absent knobs neutral."""
     pairs = list(zip(factors, cube.T, strict=True))
-    snapped = [u if isinstance(f.knob, LogFloat) else snap(u, len(f.knob.values)) for f, u in pairs]
+    snapped = [snap(u, len(f.knob.values)) if isinstance(f.knob, Levels) else u for f, u in pairs]
     variant = (
         (snapped[-1] * len(factors[-1].has)).astype(int) if factors[-1].name == VARIANT else np.zeros(len(cube), int)
     )
@@ -127,10 +167,9 @@ def snap(u: Array, count: int) -> Array:
     return (np.minimum((u * count).astype(int), count - 1) + 0.5) / count
 
 
-def predicted(predict: Callable[[Array], Array], factors: list[Factor], base: int) -> Array:
-    """The surrogate's mean at Saltelli's points, a block of rows at a time: its kernel holds a row per cell."""
-    x = decoded(factors, sobol.points(len(factors), base))
-    return np.concatenate([predict(block) for block in np.array_split(x, -(-len(x) // BLOCK))])
+def predicted(predict: Callable[[Array], Array], x: Array) -> Array:
+    """1 M, the surrogate's mean at x (M C), a block of rows at a time: its kernel holds a row per cell."""
+    return np.concatenate([predict(block) for block in np.array_split(x, -(-len(x) // BLOCK))])[None]
 
 
 def widened(draws: Array, missing: Array) -> list[Estimate]:
@@ -155,10 +194,10 @@ def noise_floor(stand: StandIn) -> float:
     generator = np.random.default_rng(SEED)
     data, refit = stand.data, gaussian_process if stand.surrogate.smooth else forest
     factors = [Factor(SHADOW.name, SHADOW, np.ones(len(stand.factors[-1].has))), *stand.factors]
-    shares = []
+    x, shares = decoded(factors, sobol.points_of_one(len(factors), 0, BASE_OF_WIDTHS)), []
     for _ in range(SHADOWS):
         shadow = generator.random(data.point.max() + 1)[data.point]
         chance = refit(data._replace(x=np.column_stack([shadow, data.x])))
-        found = sobol.indices(predicted(chance.predict, factors, BASE_OF_DRAWS)[None], len(factors))
-        shares.append(float(found.total[0, 0]))
+        _, total, _ = sobol.indices_of_one(predicted(chance.predict, x))
+        shares.append(float(total[0]))
     return float(np.mean(shares))

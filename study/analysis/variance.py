@@ -1,8 +1,9 @@
 """Variance: which part of the score's variation over the declared space does each knob explain?
 
 Pooled over variants the variant is one more factor. Three gates stand before an answer: the design must be sampled
-independently of its results, run-to-run noise must not dominate, and the surrogate must predict points it has not
-seen. Pooled designs that are too small for a surrogate get main effects only; a single variant gets advice.
+independently of its results, run-to-run noise must not dominate, and a surrogate must predict points it has not
+seen; a balanced full factorial needs none. Pooled designs that are too small for a surrogate get main effects only; a
+single variant gets advice.
 """
 
 import math
@@ -12,21 +13,25 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from study.analysis.cells import Cells, basis, cells, explored
-from study.analysis.finding import POOLED, Estimate, Finding
+from study.analysis.cells import Cells, basis, cells, explored, refusal
+from study.analysis.factorial import factorial, factorial_effects
+from study.analysis.finding import POOLED, Estimate, Finding, Record
 from study.analysis.main_effects import Shares, freedom, main_effects
 from study.analysis.marginal import focus_refusal, separable
 from study.analysis.plan import Plan, varies
+from study.analysis.sampling import sampling_refusal
 from study.analysis.total_effects import StandIn, explainable_part, stand_in, total_effects
+from study.analysis.widths import Width
 from study.analysis.words import number, percent, span, standing, subject_words, unanswered
 from study.space import Knob, LogFloat, Value
 
 QUESTION = "variance"
 POINTS_PER_KNOB = 16  # of a design that a surrogate is fitted to
 LEAST_POINTS = 8  # for main effects
+LEAST_CELLS = 4  # of a factorial
 Q2_GATE = 0.7  # of the explainable part
 NOISE_GATE = 0.5  # of the cells' variance
-CORRELATION_GATE = 0.3  # between knobs, beyond what chance gives
+ALONE, COMBINED = "share by itself", "share with all its combinations"
 
 
 def variance(table: pd.DataFrame, plan: Plan, task: str) -> list[Finding]:
@@ -38,12 +43,25 @@ def variance_of(table: pd.DataFrame, plan: Plan, task: str, subject: str) -> Fin
     """One subject's shares, or why there are none."""
     rows = explored(table, task, plan.members(subject))
     stands = basis(rows)
-    reason = focus_refusal(rows, plan)
+    reason = refusal(rows, LEAST_CELLS)
     if reason:
         return unanswered(QUESTION, task, subject, reason, stands)
     cell = cells(rows, plan, task, "score")
     stands |= {"points": cell.good.shape[1], "explainable": explainable_part(cell)}
-    reason = design_refusal(cell, plan) or noise_refusal(cell)
+    reason = sampling_refusal(cell, plan)
+    if reason:
+        return unanswered(QUESTION, task, subject, reason, stands)
+    if explainable_part(cell) < NOISE_GATE:
+        return little_to_explain(cell, task, subject, stands)
+    grid = factorial(cell)
+    if grid:
+        return finding(factorial_effects(cell, plan, grid), cell, plan, task, subject, stands)
+    return sampled(cell, plan, task, subject, stands)
+
+
+def sampled(cell: Cells, plan: Plan, task: str, subject: str, stands: dict[str, Any]) -> Finding:
+    """The shares of a design whose points are scattered."""
+    reason = focus_refusal(cell.rows, plan)
     if reason:
         return unanswered(QUESTION, task, subject, reason, stands)
     least = least_points(cell)
@@ -52,7 +70,7 @@ def variance_of(table: pd.DataFrame, plan: Plan, task: str, subject: str) -> Fin
     if stand:
         stands |= {"q2": stand.surrogate.q2}
     if stand and not reason:
-        return finding(total_effects(stand), cell, plan, task, subject, stands)
+        return finding(total_effects(cell, plan), cell, plan, task, subject, stands)
     if subject != POOLED or cell.good.shape[1] < LEAST_POINTS or cell.replicate is None or freedom(cell) < 1:
         return unanswered(QUESTION, task, subject, reason, stands)
     return finding(main_effects(cell, plan), cell, plan, task, subject, stands, reason)
@@ -63,25 +81,19 @@ def least_points(cell: Cells) -> int:
     return 1 << (POINTS_PER_KNOB * len(separable(cell)) - 1).bit_length()
 
 
-def design_refusal(cell: Cells, plan: Plan) -> str | None:
-    """Why the sampling forbids shares, or None."""
-    if plan.design == "tpe":
-        return "its settings were chosen by looking at earlier results (tpe), so shares would describe the search"
-    if len(separable(cell)) + (len(cell.variants) > 1) < 2:
-        return "only one knob varied, so there is nothing to divide"
-    places = np.array([cell.where[name] for name in separable(cell)])
-    strongest = float(np.abs(np.corrcoef(places) - np.eye(len(places))).max()) if len(places) > 1 else 0.0
-    if strongest > CORRELATION_GATE + 2 / np.sqrt(places.shape[1]):
-        return f"two knobs moved together (correlation {strongest:.2f}), so their shares cannot be told apart"
-    return None
-
-
-def noise_refusal(cell: Cells) -> str | None:
-    """Little to explain: the settings differ hardly more than seeds do."""
-    if explainable_part(cell) >= NOISE_GATE:
-        return None
-    spread, noise = number(float(np.nanstd(cell.good))), number(math.sqrt(cell.noise))
-    return f"there is little to explain: settings differ with an SD of {spread}, and seeds alone give {noise}"
+def little_to_explain(cell: Cells, task: str, subject: str, stands: dict[str, Any]) -> Finding:
+    """A robust subject: its settings differ hardly more than seeds do, and that is the answer."""
+    spread, noise = Estimate(float(np.nanstd(cell.good)), None, None), Estimate(math.sqrt(cell.noise), None, None)
+    sentence = (
+        f"{subject_words(subject, task)} there is little to explain: settings differ with an SD of {span(spread)} of "
+        f"score, and seeds alone give {span(noise)}, so shares would divide noise. {standing(stands)}"
+    )
+    values = {"settings_deviation": spread, "seeds_deviation": noise}
+    records = (
+        Record("standard deviation between settings", spread, "score"),
+        Record("standard deviation that seeds alone give", noise, "score"),
+    )
+    return Finding(QUESTION, task, subject, False, sentence, values, stands, records=records)
 
 
 def surrogate_refusal(cell: Cells, stand: StandIn | None, least: int) -> str:
@@ -105,30 +117,60 @@ def finding(
     values = {
         "first": {name: shares.first[name] for name in order},
         "total": {name: shares.total[name] for name in order} if shares.total else None,
+        "pairs": dict(sorted((shares.pairs or {}).items(), key=lambda item: -item[1].value)),
         "floor": shares.floor,
         "deviation": shares.deviation,
         "ranges": {name: declared_range(knob) for name, knob in cell.knobs.items()},
+        "by_width": [width_values(width) for width in shares.widths],
     }
-    words = (
-        f"{subject_words(subject, task)} the score varies with an SD of {span(shares.deviation)} over the declared "
-        f"ranges: {parts_in_words(shares, order)} A knob without effect would show {100 * shares.floor:.1f} %."
-        + (f" No total effects: {unresolved}." if unresolved else "")
-    )
     caveats = (
         f"A wider declared range makes a share larger by itself; here {ranges_in_words(cell)}.",
         *partial_knobs(cell),
         *left_out(cell, plan),
     )
-    return Finding(
-        QUESTION,
-        task,
-        subject,
-        True,
-        f"{words} {standing(stands)}",
-        values,
-        stands | {"method": shares.method},
-        caveats,
+    words = f"{subject_words(subject, task)} {in_words(shares, order, unresolved)} {standing(stands)}"
+    stands = stands | {"method": shares.method}
+    return Finding(QUESTION, task, subject, True, words, values, stands, caveats, records(shares, order, plan))
+
+
+def in_words(shares: Shares, order: list[str], unresolved: str) -> str:
+    """The shares, the SD that they are shares of, and the noise floor."""
+    return (
+        f"the score varies with an SD of {span(shares.deviation)} over the declared ranges: "
+        f"{parts_in_words(shares, order)} A knob without effect would show {100 * shares.floor:.1f} %."
+        + (f" No total effects: {unresolved}." if unresolved else "")
     )
+
+
+def width_values(width: Width) -> dict[str, Any]:
+    """A line of the table of the focus knob's shares against the width of its range."""
+    low, high = width.range
+    parts = {"first": width.first, "total": width.total, "deviation": width.deviation}
+    return {"decades": width.range.decades, "low": low, "high": high, **parts}
+
+
+def records(shares: Shares, order: list[str], plan: Plan) -> tuple[Record, ...]:
+    """Every number of the finding; a share names the SD that it is a share of."""
+    unit = share_unit(shares.deviation)
+    found = [Record("standard deviation over the declared ranges", shares.deviation, "score")]
+    found += [Record(ALONE, shares.first[name], unit, name) for name in order]
+    found += [Record(COMBINED, shares.total[name], unit, name) for name in order if shares.total]
+    found += [Record("share of the combination", share, unit, pair) for pair, share in (shares.pairs or {}).items()]
+    found.append(Record("share that a knob without effect shows", Estimate(shares.floor, None, None), unit))
+    for width in shares.widths:
+        given, unit = (
+            f"{plan.focus} from {number(width.range.low)} to {number(width.range.high)}",
+            share_unit(width.deviation),
+        )
+        found.append(Record("standard deviation", width.deviation, "score", given=given))
+        found.append(Record(ALONE, width.first, unit, plan.focus, given))
+        found += [Record(COMBINED, width.total, unit, plan.focus, given)] if width.total else []
+    return tuple(found)
+
+
+def share_unit(deviation: Estimate) -> str:
+    """What a share is a share of."""
+    return f"share of an SD of {number(deviation.value)} score"
 
 
 def parts_in_words(shares: Shares, order: list[str]) -> str:
@@ -142,7 +184,16 @@ def parts_in_words(shares: Shares, order: list[str]) -> str:
     whose = (
         "belongs to combinations" if shares.total else "is left to combinations and to what so few points cannot tell"
     )
-    return f"{', '.join(parts)}; {left:.0f} % {whose}."
+    return f"{', '.join(parts)}; {left:.0f} % {whose}{largest_pair(shares)}."
+
+
+def largest_pair(shares: Shares) -> str:
+    """The combination of two that explains most, if it explains more than a knob without effect."""
+    above = {pair: share for pair, share in (shares.pairs or {}).items() if (share.low or 0) > shares.floor}
+    if not above:
+        return ""
+    pair = max(above, key=lambda name: above[name].value)
+    return f", of which {pair} {percent(above[pair])}"
 
 
 def declared_range(knob: Knob) -> list[Value]:

@@ -4,6 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from study.analysis.finding import POOLED, Estimate, Finding
+from study.analysis.seeds import LEAST_SEEDS
+
+NO_FLOOR = (
+    "The untouched model was not measured, so nothing is censored; a diverged run counts as the worst that did not."
+)
 
 
 def number(value: float) -> str:
@@ -37,6 +42,7 @@ def standing(basis: Mapping[str, Any]) -> str:
     seeds = basis["seeds"]
     kinds = f" of {basis['variants']} variants" if basis["variants"] > 1 else ""
     given = "one seed, so run-to-run noise is unknown" if seeds == 1 else f"conditional on these {seeds} seeds"
+    given = "intervals hold over seeds" if seeds >= LEAST_SEEDS else given
     return (
         f"From {basis['settings']} settings{kinds}, {basis['seeds']} seed{'s' * (seeds > 1)}, {basis['runs']} runs "
         f"of which {basis['diverged']} diverged; {given}."
@@ -53,4 +59,4 @@ def unanswered(question: str, task: str, subject: str, reason: str, basis: Mappi
     sentence = f"{subject_words(subject, task)} the question of {question} is not answered: {reason}."
     if basis["runs"]:
         sentence += f" {standing(basis)}"
-    return Finding(question, task, subject, False, sentence, basis=dict(basis))
+    return Finding(question, task, subject, False, sentence, basis={**basis, "reason": reason})
