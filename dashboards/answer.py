@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from study.analysis.finding import POOLED, Estimate, Finding
+from study.analysis.seeds import LEAST_SEEDS
 from study.analysis.words import number, percent, span
 
 NO_ANSWER = "There are results, but too few for any question of this report; the reasons are listed below."
+FEW = 4  # variants that are named with their numbers
 
 
 class Statement(NamedTuple):
@@ -35,6 +37,7 @@ def of_task(findings: Sequence[Finding]) -> list[Statement]:
         Statement("What matters most.", what_matters(findings)),
         Statement("Where it is good.", where_good(findings)),
         Statement("Which variant.", which_variant(findings)),
+        Statement("Does one shared value mislead?", shared_value(findings)),
         Statement("How sure.", how_sure(findings)),
     ]
 
@@ -45,30 +48,26 @@ def pooled(question: str, findings: Sequence[Finding]) -> Finding | None:
 
 
 def what_matters(findings: Sequence[Finding]) -> str:
-    """The knob with the largest share, checked against the cost per equal width: a ranking needs both measures."""
+    """The knob with the largest share, held against the cost in both measures: a ranking needs both."""
     shares, costs = pooled("variance", findings), pooled("sensitivity", findings)
-    per_range, per_decade = (cost_of(costs, measure) for measure in ("range", "decade"))
-    if shares is None:
-        return ""
-    if not shares.answered:
-        return " ".join([shares.sentence, by_cost(per_range, per_decade)]).strip()
-    ordered = sorted(shares.values["first"].items(), key=lambda item: -item[1].value)
-    return " ".join([by_share(ordered, shares), by_decade(ordered[0][0], per_decade)]).strip()
+    known = shares is not None and "first" in shares.values
+    parts = [by_share(shares) if shares and known else shares.sentence if shares else ""]
+    if costs and costs.answered:
+        parts.append(by_cost(costs, largest(shares) if shares and known else ""))
+    return " ".join(filter(None, parts))
 
 
-def cost_of(costs: Finding | None, measure: str) -> dict[str, Estimate]:
-    """Every knob's cost in score units by one measure, largest first."""
-    if costs is None or not costs.answered:
-        return {}
-    found = {knob: cost[measure] for knob, cost in costs.values["score"].items() if cost[measure]}
-    return dict(sorted(found.items(), key=lambda item: -item[1].value))
+def largest(shares: Finding) -> str:
+    """The knob with the largest share by itself."""
+    first: Mapping[str, Estimate] = shares.values["first"]
+    return max(first, key=lambda name: first[name].value)
 
 
-def by_share(ordered: Sequence[tuple[str, Estimate]], shares: Finding) -> str:
+def by_share(shares: Finding) -> str:
     """The largest share, how far the next one is, and whether chance alone could show as much."""
-    (top, share), *others = ordered
+    (top, share), *others = sorted(shares.values["first"].items(), key=lambda item: -item[1].value)
     deviation = span(shares.values["deviation"])
-    text = f"{top}: by itself it explains {percent(share)} of the variance of the score, whose SD is {deviation}"
+    text = f"{top} explains {percent(share)} by itself of the variance of the score, whose SD is {deviation}"
     floor = shares.values["floor"]
     if share.low is None or share.high is None or share.value <= floor:
         return f"{text}; a knob without effect would show {100 * floor:.1f} %, so no knob stands out."
@@ -80,30 +79,28 @@ def by_share(ordered: Sequence[tuple[str, Estimate]], shares: Finding) -> str:
     return f"{text}; the next largest is {others[0][0]} with {percent(others[0][1])}. Its interval {sure}."
 
 
-def by_decade(top: str, per_decade: Mapping[str, Estimate]) -> str:
-    """Whether the knob with the largest share also costs most when every range is one decade wide."""
-    if top not in per_decade or len(per_decade) < 2:
+def by_cost(costs: Finding, top: str) -> str:
+    """What leaving a knob untuned costs over its range and over a decade, and whether the measures agree on `top`."""
+    score, ranks = costs.values["score"], costs.values["ranking"]
+    if not ranks["by_range"]:
         return ""
-    first, second = list(per_decade)[:2]
-    if first == top:
-        return (
-            f"Over an equal width, one decade around the best value, leaving it untuned also costs most: "
-            f"{span(per_decade[top])} of score, next {second} with {span(per_decade[second])}."
-        )
-    return (
-        f"But over an equal width, one decade around the best value, leaving {first} untuned costs more: "
-        f"{span(per_decade[first])} of score against {span(per_decade[top])}. "
-        "So the ranking depends on the declared ranges."
+    dear, *_ = ranks["by_range"]
+    text = f"Left untuned over its declared range, {dear} costs most: {span(score[dear]['range'])} of score"
+    if len(ranks["by_decade"]) < 2:
+        return f"{text}; over equal widths knobs cannot be compared here, so this order may come from the ranges."
+    near, second, *_ = ranks["by_decade"]
+    text += (
+        f"; over one decade around the best value {near} does, {span(score[near]['decade'])}, before {second}, "
+        f"{span(score[second]['decade'])}."
     )
+    return f"{text} {agreement([dear, near, *filter(None, [top])], ranks['agree'])}"
 
 
-def by_cost(per_range: Mapping[str, Estimate], per_decade: Mapping[str, Estimate]) -> str:
-    """What is known about the knobs without shares, by both measures of their cost."""
-    if not per_range:
-        return ""
-    top = next(iter(per_range))
-    text = f"Left untuned over its declared range, {top} costs most: {span(per_range[top])} of score."
-    return f"{text} {by_decade(top, per_decade)}".strip()
+def agreement(named: Sequence[str], sure: bool) -> str:
+    """Whether every measure names the same knob, and does so beyond doubt."""
+    if len(set(named)) > 1:
+        return "So the ranking depends on the declared ranges."
+    return "Both measures agree." if sure else "Both agree, but intervals overlap, so the order is not certain."
 
 
 def where_good(findings: Sequence[Finding]) -> str:
@@ -148,10 +145,18 @@ def which_variant(findings: Sequence[Finding]) -> str:
         return "No variant was compared with the reference on the test split." if asked else ""
     reference = compared[0].values["reference"]
     verdicts = dict.fromkeys(str(finding.values["verdict"]) for finding in compared)
-    groups = {verdict: [member(f) for f in compared if f.values["verdict"] == verdict] for verdict in verdicts}
+    groups = {verdict: [f for f in compared if f.values["verdict"] == verdict] for verdict in verdicts}
     opening = "Tuned alike." if "better" in groups else f"Tuned alike, no variant is shown to beat {reference}."
-    listed = "; ".join(f"{', '.join(members)} ({verdict})" for verdict, members in groups.items())
+    listed = "; ".join(f"{members(group)} ({verdict})" for verdict, group in groups.items())
     return f"{opening} Difference in test score from {reference}: {listed}."
+
+
+def members(group: Sequence[Finding]) -> str:
+    """A few variants with their differences, or how many there are and how far they reach."""
+    if len(group) <= FEW:
+        return ", ".join(map(member, group))
+    low, *_, high = sorted(group, key=lambda finding: finding.values["difference"].value)
+    return f"{len(group)} variants, from {member(low)} to {member(high)}"
 
 
 def member(finding: Finding) -> str:
@@ -160,16 +165,38 @@ def member(finding: Finding) -> str:
     return f"{finding.subject} {'+' if difference.value > 0 else ''}{span(difference)}"
 
 
+def shared_value(findings: Sequence[Finding]) -> str:
+    """How the variants' ranking at the reference's best value agrees with the tuned one, and the sign flips."""
+    found = pooled("shared value", findings)
+    if found is None or not found.answered:
+        return ""
+    values = found.values
+    flips, others, reference = values["flips"], len(values["differences"]), values["reference"]
+    many = "variant" if others == 1 else "variants"
+    opening = "Yes." if (flips.low or 0) >= 1 else "No reversal is possible." if flips.high == 0 else "Not shown."
+    return (
+        f"{opening} {span(flips)} of {others} {many} beat {reference} by more than {values['margin']:g} at one shared "
+        f"{values['knob']} and lose by more at another; at the best one of {reference}, {number(values['at'])}, the "
+        f"ranking agrees with the tuned one with a Kendall's tau of {span(values['tau_at'])}."
+    )
+
+
 def how_sure(findings: Sequence[Finding]) -> str:
     """What everything rests on, and how many questions were refused."""
-    basis = next(
-        (finding.basis for finding in findings if finding.subject == POOLED and finding.basis.get("runs")), None
-    )
+    basis = next((f.basis for f in findings if f.subject == POOLED and f.basis.get("runs")), None)
     if basis is None:
         return ""
+    seeds = basis["seeds"]
+    given = "one seed, so run-to-run noise is unknown" if seeds == 1 else f"conditional on these {seeds} seeds"
+    given = "over settings and seeds" if seeds >= LEAST_SEEDS else given
     text = (
-        f"{basis['settings']} settings, {basis['seeds']} seeds, {basis['runs']} trials, "
-        f"{basis['diverged']} of them diverged; square brackets are 95 % intervals, conditional on these seeds."
+        f"{counted(basis['settings'], 'setting')}, {counted(seeds, 'seed')}, {counted(basis['runs'], 'trial')}, "
+        f"{basis['diverged']} of them diverged; square brackets are 95 % intervals, {given}."
     )
     refused = sum(not finding.answered for finding in findings)
     return f"{text} {refused} of {len(findings)} questions were refused, with reasons below." if refused else text
+
+
+def counted(count: int, noun: str) -> str:
+    """1 seed, 2 seeds."""
+    return f"{count} {noun}{'s' * (count != 1)}"

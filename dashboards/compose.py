@@ -4,10 +4,12 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+import pandas as pd
+
 from dashboards.page import ReportData, Score
 from study import spec as specs
 from study import table
-from study.analysis import Plan, analyze
+from study.analysis import analyze
 from study.ledger import Ledger, StudyRow
 from study.spec import StudySpec, TaskSpec
 from study.tasks import task as registered
@@ -28,14 +30,14 @@ VERSIONS = (
 )
 
 
-def compose(ledger: Ledger, row: StudyRow) -> ReportData:
-    """The study's findings so far, and how they came about."""
+def compose(ledger: Ledger, row: StudyRow, curvature: pd.DataFrame | None = None) -> ReportData:
+    """The study's findings so far, and how they came about; `curvature` as `study.curvature` measures it."""
     spec = specs.parse(row.spec, f"study {row.name}")
     trials = table.trials(ledger, row.name)
     return ReportData(
         study=row.name,
         spec=specs.dump(row.spec),
-        findings=analyze(trials, plan(spec)) if len(trials) else [],
+        findings=analyze(_with_examples(ledger, trials, row.name), table.plan(spec), curvature) if len(trials) else [],
         trials=trials,
         focus=spec.focus,
         scores={task.label: _score(task) for task in spec.tasks},
@@ -50,15 +52,11 @@ def compose(ledger: Ledger, row: StudyRow) -> ReportData:
     )
 
 
-def plan(spec: StudySpec) -> Plan:
-    """What the analyses must know of a study besides its trials."""
-    return Plan(
-        directions={task.label: registered(task.task).direction for task in spec.tasks},
-        knobs={chosen.label: specs.space(spec, chosen).varied for chosen in spec.variants},
-        focus=spec.focus,
-        margin=spec.margin,
-        design=spec.design.kind,
-    )
+def _with_examples(ledger: Ledger, trials: pd.DataFrame, study: str) -> pd.DataFrame:
+    """The table with what each confirmed trial got right, example by example."""
+    correct = table.correct(ledger, study)
+    identity = zip(trials["key"], trials["seed"], strict=True)
+    return trials.assign(test_correct=pd.Series([correct.get(one) for one in identity], trials.index, dtype=object))
 
 
 def _score(task: TaskSpec) -> Score:
@@ -78,7 +76,8 @@ def _method(spec: StudySpec) -> dict[str, str]:
     }
     for task in spec.tasks:
         budget, layers = task.budget, task.targets or "all linear"
-        work = f"{budget.steps} steps of {budget.batch_size} examples of at most {budget.length} tokens"
+        length = "" if registered(task.task).family == "images" else f" of at most {budget.length} tokens"
+        work = f"{budget.steps} steps of {budget.batch_size} examples{length}"
         told[f"Budget of {task.label}"] = f"{work}; layers: {layers}"
     return told
 

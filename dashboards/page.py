@@ -10,31 +10,17 @@ import pandas as pd
 
 from dashboards import answer
 from dashboards.charts import looks
-from dashboards.figures import Figure, Scene, Table, of_question, trials_figure
+from dashboards.runs import all_trials, chosen_trials
+from dashboards.views import VIEWS, of_question
+from dashboards.views.base import Figure, Scene, Table
+from dashboards.views.response import trials_figure
 from study.analysis.finding import POOLED, Finding
+from study.grouping import grouped
 from study.redact import redact
+from study.trial import PHASES
 
+LONG_TABLE, MANY_WORDS = 40, 8  # rows and sentences; beyond these a page shows them when asked
 NOTHING = "There is nothing to report yet: no trial of this study has an accepted result."
-
-# In the order of a reader's interest; a question that is not listed follows under its own name.
-TITLES = {
-    "variance": "Which knob matters most?",
-    "response": "Where is a good learning rate?",
-    "sensitivity": "What does it cost not to tune a knob?",
-    "comparison": "Tuned alike, does a variant beat the reference?",
-    "cost": "What does a step cost?",
-}
-READINGS = {
-    "variance": "The variance of the score over the declared ranges, divided among the knobs. A share is always a "
-    "share of an SD: a large share of a small SD is a small effect.",
-    "response": "The score over the knob in focus, averaged over the design of all other knobs.",
-    "sensitivity": "What is lost on average by drawing a value at random instead of taking the best one, no result "
-    "counted as worse than the untouched base model (learning-rate sensitivity, Wortsman et al. 2023).",
-    "comparison": "Each variant at its own setting, selected on validation by one rule and one budget, on fresh paired "
-    "seeds and the test split.",
-    "cost": "Medians over a variant's trials, each charged its share of its pack, with the machines and packs at hand.",
-}
-
 
 Cell = tuple[str, str]  # task, variant
 
@@ -60,6 +46,7 @@ class ReportData:
     facts: Mapping[str, str | Mapping[str, str]] = field(default_factory=dict)  # dates, machine, versions, ...
     failed: Mapping[Cell, int] = field(default_factory=dict)  # trials without a result
     commands: Sequence[str] = ()  # that reproduce the study
+    runs: str = ""  # the address of a tracked run without its id, where it has one: http://host/#/experiments/1/runs/
 
 
 class Block(NamedTuple):
@@ -68,7 +55,7 @@ class Block(NamedTuple):
     heading: str  # the task; empty where the study has one
     lead: tuple[str, ...]
     figures: tuple[Figure, ...]
-    table: Table
+    tables: tuple[Table, ...]
     sentences: tuple[str, ...]
     caveats: tuple[str, ...]
     refused: str
@@ -100,9 +87,13 @@ class Page(NamedTuple):
     refusals: tuple[Refusal, ...]
     method: tuple[tuple[str, str], ...]
     states: Table
+    chosen: Table  # the trials of the selected settings
+    trials: Table
     facts: tuple[tuple[str, str], ...]
     commands: str
     spec: str
+    long_table: int = LONG_TABLE
+    many_words: int = MANY_WORDS
 
     @property
     def figures(self) -> list[Figure]:
@@ -118,9 +109,11 @@ def page(report: ReportData) -> Page:
         subtitle(report),
         short_answer(report),
         tuple(found for question in asked if (found := section(question, report)).blocks),
-        tuple(told for question in asked if (told := refusal(question, report.findings)).sentences),
+        tuple(told for question in asked if (told := refusal(question, report)).sentences),
         tuple(report.method.items()),
         states(report),
+        chosen_trials(report.findings, report.trials, report.runs),
+        all_trials(report.trials, report.runs),
         tuple((name, redact(flat(value))) for name, value in report.facts.items()),
         redact("\n".join(report.commands)),
         redact(report.spec),
@@ -146,20 +139,20 @@ def subtitle(report: ReportData) -> str:
 def questions(findings: Sequence[Finding]) -> list[str]:
     """The questions asked: the known ones in our order, then others in theirs."""
     asked = dict.fromkeys(finding.question for finding in findings)
-    return [*(q for q in TITLES if q in asked), *(q for q in asked if q not in TITLES)]
+    return [*(q for q in VIEWS if q in asked), *(q for q in asked if q not in VIEWS)]
 
 
-def title_of(question: str) -> str:
+def title_of(question: str, report: ReportData) -> str:
     """The question in a reader's words."""
-    return TITLES.get(question, question.replace("_", " ").capitalize())
+    return of_question(question).title.replace("{focus}", report.focus)
 
 
 def section(question: str, report: ReportData) -> Section:
     """One answered question over all tasks."""
     tasks = tasks_of(report)
     blocks = [block(question, task, report, task if len(tasks) > 1 else "") for task in tasks]
-    shown = tuple(block for block in blocks if block.figures or block.table.rows or block.lead or block.sentences)
-    return Section(slug(question), title_of(question), READINGS.get(question, ""), shown)
+    shown = tuple(block for block in blocks if block.figures or block.tables or block.lead or block.sentences)
+    return Section(slug(question), title_of(question, report), of_question(question).reading, shown)
 
 
 def tasks_of(report: ReportData) -> list[str]:
@@ -180,7 +173,7 @@ def block(question: str, task: str, report: ReportData, heading: str) -> Block:
         heading,
         tuple(finding.sentence for finding in given if finding.subject == POOLED),
         tuple(figures),
-        view.table(valued),
+        tuple(table for table in view.tables(valued) if table.rows),
         tuple(finding.sentence for finding in given if finding.subject != POOLED),
         tuple(dict.fromkeys(caveat for finding in given for caveat in finding.caveats)),
         refused(asked),
@@ -210,15 +203,23 @@ def variants(report: ReportData) -> list[str]:
     return [*(name for name in subjects if name == reference), *(name for name in subjects if name != reference)]
 
 
-def refusal(question: str, findings: Sequence[Finding]) -> Refusal:
-    """A question's refusals, for every subject that a gate closed on."""
-    refused = (finding.sentence for finding in findings if finding.question == question and not finding.answered)
-    return Refusal(title_of(question), tuple(refused))
+def refusal(question: str, report: ReportData) -> Refusal:
+    """A question's refusals, for every subject that a gate closed on; those with one reason together."""
+    closed = [found for found in report.findings if found.question == question and not found.answered]
+    alike = grouped(closed, lambda found: (found.task, str(found.basis.get("reason", found.sentence))))
+    told = (together(found, *why) if len(found) > 1 else found[0].sentence for why, found in alike.items())
+    return Refusal(title_of(question, report), tuple(told))
+
+
+def together(found: Sequence[Finding], task: str, reason: str) -> str:
+    """One sentence for all of them."""
+    return f"For {', '.join(each.subject for each in found)} on {task} this is not answered: {reason}."
 
 
 def states(report: ReportData) -> Table:
     """Trials by state, a row per cell."""
-    columns = [(phase, state) for phase in ("explore", "confirm") for state in ("finished", "diverged")]
+    seen = {"explore", "confirm", *report.trials["phase"]}
+    columns = [(phase, state) for phase in PHASES if phase in seen for state in ("finished", "diverged")]
     rows = report.trials[["task", "variant", "phase", "state"]].itertuples(index=False, name=None)
     count: Counter[tuple[str, ...]] = Counter((task, variant, phase, state) for task, variant, phase, state in rows)
     cells = dict.fromkeys([*((task, variant) for task, variant, _, _ in count), *report.failed])

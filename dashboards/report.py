@@ -5,13 +5,12 @@ No statistic is computed here, and the templates decide nothing: `page.py` says 
 
 import base64
 import json
-import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from html import escape
 from pathlib import Path
 from textwrap import indent
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import vl_convert
@@ -20,28 +19,55 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from dashboards.charts import VEGA_LITE, document, in_picture, on_page
 from dashboards.page import Page, ReportData, Score, page
 from study.analysis.finding import Finding
+from study.analysis.records import Place, Row, curves, rows
 
-__all__ = ["ReportData", "Score", "write"]
+__all__ = ["FORMATS", "Format", "ReportData", "Score", "write"]
+
+Format = Literal["html", "md", "csv"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 TEMPLATES = Path(__file__).parent / "templates"
 PICTURE_SCALE = 2.0  # pixels per point, for sharp print
 
 
-def write(report: ReportData, folder: Path) -> dict[str, Path]:
-    """Writes report.html, report.md, findings.json, trials.csv and a PNG per figure; their paths by file name."""
+def write(report: ReportData, folder: Path, formats: Sequence[Format] = FORMATS) -> dict[str, Path]:
+    """Writes findings.json and what the formats stand for; the paths by file name.
+
+    html: report.html. md: report.md and a PNG per figure. csv: trials.csv, findings.csv, curves.csv.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    files = {"findings.json": as_json(report.findings)}
+    if "csv" in formats:
+        files |= as_tables(report)
+    content = {name: text.encode() for name, text in files.items()} | as_pages(report, formats)
+    for name, data in content.items():
+        (folder / name).write_bytes(data)
+    return {name: folder / name for name in content}
+
+
+def as_pages(report: ReportData, formats: Sequence[Format]) -> dict[str, bytes]:
+    """The pages asked for, by file name; figures are drawn for a page alone."""
+    if not {"html", "md"} & set(formats):
+        return {}
     shown = page(report)
     documents = {figure.name: [document(panel) for panel in figure.panels] for figure in shown.figures}
     drawings = {figure.name: drawing(documents[figure.name], figure.columns) for figure in shown.figures}
-    files = {
-        "report.html": as_html(shown, documents, drawings).encode(),
-        "report.md": as_markdown(shown).encode(),
-        "findings.json": as_json(report.findings).encode(),
-        "trials.csv": as_csv(report.trials).encode(),
-    } | {f"{name}.png": vl_convert.svg_to_png(svg, scale=PICTURE_SCALE) for name, svg in drawings.items()}
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return {name: folder / name for name in files}
+    files: dict[str, bytes] = {}
+    if "html" in formats:
+        files["report.html"] = as_html(shown, documents, drawings).encode()
+    if "md" in formats:
+        files["report.md"] = as_markdown(shown).encode()
+        files |= {f"{name}.png": vl_convert.svg_to_png(svg, scale=PICTURE_SCALE) for name, svg in drawings.items()}
+    return files
+
+
+def as_tables(report: ReportData) -> dict[str, str]:
+    """The tables by file name."""
+    return {
+        "trials.csv": as_csv(report.trials),
+        "findings.csv": as_csv(pd.DataFrame(rows(report.findings), columns=Row._fields)),
+        "curves.csv": as_csv(pd.DataFrame(curves(report.findings), columns=Place._fields)),
+    }
 
 
 def drawing(panels: Sequence[Mapping[str, Any]], columns: int) -> str:
@@ -99,22 +125,13 @@ def inert(value: Any) -> Any:
 
 
 def as_json(findings: Sequence[Finding]) -> str:
-    """A list of findings; a number that is not finite becomes null, which JSON knows."""
-    documents = [finite(finding.document()) for finding in findings]
-    return json.dumps(documents, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def finite(value: Any) -> Any:
-    """The same document without NaN and infinities."""
-    if isinstance(value, Mapping):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """A list with an object per published number: docs/findings.md."""
+    listed = [row._asdict() for row in rows(findings)]
+    return json.dumps(listed, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def as_csv(trials: pd.DataFrame) -> str:
-    """The table of trials; text that a spreadsheet would run as a formula gets a leading apostrophe."""
+    """The table; text that a spreadsheet would run as a formula gets a leading apostrophe."""
     return trials.map(no_formula).rename(columns=no_formula).to_csv(index=False)
 
 

@@ -5,6 +5,7 @@ Heavy packages are imported inside the functions, so that `lorascope --help` ans
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -19,8 +20,10 @@ import typer
 from study.errors import BadInput, nearest
 
 if TYPE_CHECKING:
+    from dashboards.report import Format
     from study.analysis.finding import Estimate, Finding
     from study.controller import Controller, Lease
+    from study.foreign.source import Source
     from study.home import Home
     from study.ledger import Ledger, StudyRow
     from study.spec import StudySpec
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 
 REMOTE_DRAIN_SECONDS = 60.0  # what a launch waits for a remote mirror; a local one gets all the time it needs
 STOP_DRAIN_SECONDS = 10.0  # what Ctrl-C waits for either
+
+ALL_FORMATS = "html,md,csv"
+DIRECTIONS: Mapping[bool, Literal["maximize", "minimize"]] = {True: "maximize", False: "minimize"}
 
 WIDTH = 110  # columns of a table that is not printed to a terminal
 
@@ -65,6 +71,9 @@ DtypeOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+FormatOption = Annotated[
+    str, typer.Option("--format", metavar="html,md,csv", help="What is written; findings.json always is.")
+]
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study in the home.")]
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="YAML file that describes a study.")]
 
@@ -82,13 +91,18 @@ def launch(
         str | None, typer.Option("--as", metavar="NAME", help="Run it as a study of another name.")
     ] = None,
 ) -> None:
-    """Run a study: train what has no result yet, rank the knobs, write the report."""
+    """Run a study, or every one that the file describes: train what has no result yet, rank the knobs, report."""
     from study import spec as specs
 
-    asked = specs.overridden(
-        specs.load(spec), str(spec), name=as_name, workers=workers, pack_size=pack_size, dtype=dtype
-    )
-    _run(asked, str(spec), _home(home), storage, tracking_uri)
+    described = specs.load(spec)
+    if as_name is not None and len(described) > 1:
+        raise BadInput("--as", f"{spec} describes {len(described)} studies", "a file that describes one")
+    asked = [
+        specs.overridden(each, str(spec), name=as_name, workers=workers, pack_size=pack_size, dtype=dtype)
+        for each in described
+    ]
+    for each in asked:
+        _run(each, str(spec), _home(home), storage, tracking_uri)
 
 
 @app.command()
@@ -166,13 +180,95 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder to write [reports/STUDY in the home].")
     ] = None,
+    formats: FormatOption = ALL_FORMATS,
     home: HomeOption = None,
     storage: StorageOption = None,
 ) -> None:
     """Analyze a study's results so far and write its report."""
     place = _home(home)
+    asked, ledger = _formats(formats), _ledger(place, storage)
+    _report(ledger, _row(ledger, study), out or place.report(study), place, asked)
+
+
+@app.command()
+def curvature(study: StudyArgument, home: HomeOption = None, storage: StorageOption = None) -> None:
+    """Measure how sharply the loss bends at each variant's start, and write the report again with it."""
+    import pandas
+
+    from study import curvature as measured
+    from study import spec as specs
+
+    place = _home(home)
     ledger = _ledger(place, storage)
-    _report(ledger, _row(ledger, study), out or place.report(study))
+    row = _row(ledger, study)
+    rows = pandas.DataFrame(measured.measure(specs.parse(row.spec, f"study {study}"), place.cache))
+    file = place.curvature(study)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _write(file, lambda: rows.to_json(file, orient="records"))
+    tops = rows.groupby(["task", "variant"], sort=False)["top"].agg(["median", "min", "max"]).reset_index()
+    shown = [{"layers": len(rows["site"].unique()), **line} for line in tops.to_dict("records")]
+    table = [{name: f"{v:.3g}" if isinstance(v, float) else v for name, v in line.items()} for line in shown]
+    _print_table("largest Hessian eigenvalue", table, ("task", "variant", "layers", "median", "min", "max"))
+    _report(ledger, row, place.report(study), place)
+
+
+@app.command()
+def analyze(
+    table: Annotated[
+        str,
+        typer.Argument(
+            metavar="TABLE", help="CSV, parquet, JSON or JSONL; optuna:URL#STUDY; an Optuna storage or MLflow URI."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write.")],
+    knobs: Annotated[
+        str | None,
+        typer.Option("--knobs", metavar="NAMES", help="NAME[:linear|log|categorical],... [an Optuna study's own]."),
+    ] = None,
+    score: Annotated[
+        str | None, typer.Option("--score", metavar="COLUMN", help="How good a trial is [an Optuna study's own].")
+    ] = None,
+    maximize: Annotated[
+        bool | None, typer.Option("--maximize/--minimize", help="Which scores are good [as an Optuna study says].")
+    ] = None,
+    group: Annotated[
+        str, typer.Option("--group", metavar="COLUMN,...", help="What tells variants apart [all trials are one].")
+    ] = "",
+    seed_column: Annotated[
+        str | None, typer.Option("--seed-column", metavar="COLUMN", help="What tells repeats apart [seed, if there].")
+    ] = None,
+    loss0: Annotated[
+        float | None, typer.Option("--loss0", metavar="X", help="Score of the untouched model; no run counts as worse.")
+    ] = None,
+    focus: Annotated[
+        str | None,
+        typer.Option("--focus", metavar="KNOB", help="The knob to draw [learning_rate, else the first log]."),
+    ] = None,
+    margin: Annotated[
+        float | None, typer.Option("--margin", metavar="X", help="Scores closer than this count as the same.")
+    ] = None,
+    study: Annotated[str | None, typer.Option("--study", metavar="NAME", help="TABLE is an Optuna storage.")] = None,
+    experiment: Annotated[
+        str | None, typer.Option("--experiment", metavar="NAME", help="TABLE is an MLflow tracking URI.")
+    ] = None,
+    formats: FormatOption = ALL_FORMATS,
+) -> None:
+    """Analyze anybody's trials: the same findings and the same report, from a table, Optuna or MLflow."""
+    from dashboards.foreign import compose
+    from dashboards.report import write
+    from study.foreign.source import Request
+    from study.foreign.trials import prepared
+
+    asked, direction = _formats(formats), None if maximize is None else DIRECTIONS[maximize]
+    groups = tuple(name.strip() for name in group.split(",") if name.strip())
+    request = Request(knobs, score, direction, groups, seed_column, loss0, focus, margin)
+    found = prepared(_source(table, study, experiment), request)
+    for note in found.notes:
+        _say(f"note: {note}")
+    composed = compose(found, table, [shlex.join(["lorascope", *sys.argv[1:]])])
+    _write(out, lambda: write(composed, out, asked))
+    _print_ranking(composed.findings)
+    _say(f"report: {out}")
 
 
 @app.command()
@@ -223,16 +319,23 @@ def import_(
 
 @app.command()
 def validate(spec: SpecArgument, home: HomeOption = None, storage: StorageOption = None) -> None:
-    """Check a spec, its model and its data, and print the study it stands for: cells, trials, packs, time."""
+    """Check a spec, its models and its data, and print the studies it stands for: cells, trials, packs, time."""
+    from study import spec as specs
+
+    for described in specs.load(spec):
+        _estimate(described, str(spec), _home(home), storage)
+
+
+def _estimate(described: "StudySpec", where: str, place: "Home", storage: str | None) -> None:
+    """Print one study with every default in it, and what it will cost."""
     from study import session
     from study import spec as specs
     from study.planner import shown
 
-    place = _home(home)
     ledger = _ledger(place, storage)
-    asked = session.admit(ledger, specs.load(spec), str(spec))
-    prepared = session.prepared(asked, place.cache, str(spec))
-    models = session.check_ranks(asked, prepared, str(spec))
+    asked = session.admit(ledger, described, where)
+    prepared = session.prepared(asked, place.cache, where)
+    models = session.check_ranks(asked, prepared, where)
     cells = session.estimate(asked, ledger.study(asked.name), models, prepared)
     sys.stdout.write(specs.dump(specs.resolved(asked)))
     rows = [vars(cell) | {"memory": shown(cell.memory), "minutes": f"{cell.seconds / 60:.1f}"} for cell in cells]
@@ -325,7 +428,7 @@ def _run(asked: "StudySpec", where: str, home: "Home", storage: str | None, trac
     asked = session.admit(ledger, asked, where)
     uri = _tracking(tracking_uri, ledger.study(asked.name), home)
     prepared = session.prepared(asked, home.cache, where)
-    plans = session.plans(asked, session.check_ranks(asked, prepared, where))
+    plans = session.plans(asked, session.check_ranks(asked, prepared, where), prepared)
     ledger.create_study(asked.name, specs.resolved(asked), [])
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill stops as cleanly as Ctrl-C
     progress = Progress(asked.tasks)
@@ -349,7 +452,12 @@ def _run(asked: "StudySpec", where: str, home: "Home", storage: str | None, trac
         lease.state = "failed" if ledger.failed(asked.name) else "done"
     if not progress.trained_in_all:
         _say("0 training steps: every trial of this study has a result")
-    _conclude(ledger, asked.name, home.report(asked.name))
+    folder = home.report(asked.name)
+    _report(ledger, _row(ledger, asked.name), folder, home)
+    refused = mirror.keep_report(folder)
+    if refused:
+        _say(f"the report is not in {mirror.place}: {refused}")
+    _require_all(ledger, asked.name)
 
 
 @contextmanager
@@ -384,9 +492,8 @@ def _drain(mirror: "Mirror", controller: "Controller") -> None:
         _say(f"{left} calls still wait for {mirror.place} ({mirror.last_error}); `lorascope resume {study}` sends them")
 
 
-def _conclude(ledger: "Ledger", study: str, folder: Path) -> None:
-    """Write the report, print the ranking. Raises typer.Exit(1) where a trial failed."""
-    _report(ledger, _row(ledger, study), folder)
+def _require_all(ledger: "Ledger", study: str) -> None:
+    """Raises typer.Exit(1) where a trial failed."""
     failed = ledger.failed(study)
     if failed:
         (key, seed), reason = next(iter(failed.items()))
@@ -394,15 +501,20 @@ def _conclude(ledger: "Ledger", study: str, folder: Path) -> None:
         raise typer.Exit(1)
 
 
-def _report(ledger: "Ledger", row: "StudyRow", folder: Path) -> None:
-    """Analyze a study, write its report, print its ranking."""
-    from dashboards.compose import compose
-    from dashboards.report import write
+def _report(
+    ledger: "Ledger", row: "StudyRow", folder: Path, home: "Home", formats: "Sequence[Format] | None" = None
+) -> None:
+    """Analyze a study, write its report in the formats given or in all, print its ranking."""
+    import pandas
 
-    composed = compose(ledger, row)
-    _write(folder, lambda: write(composed, folder))
+    from dashboards.compose import compose
+    from dashboards.report import FORMATS, write
+
+    file = home.curvature(row.name)
+    composed = compose(ledger, row, pandas.read_json(file, orient="records") if file.exists() else None)
+    _write(folder, lambda: write(composed, folder, formats or FORMATS))
     _print_ranking(composed.findings)
-    _say(f"report: {folder / 'report.html'}")
+    _say(f"report: {folder / 'report.html' if 'html' in (formats or FORMATS) else folder}")
 
 
 def _print_ranking(findings: "Sequence[Finding]") -> None:
@@ -438,6 +550,39 @@ def _waiting(holder: str, seconds: float) -> None:
 
 
 # What options stand for
+
+
+def _formats(asked: str) -> "Sequence[Format]":
+    """`html,csv` as a list."""
+    from dashboards.report import FORMATS
+
+    named = [name.strip() for name in asked.split(",") if name.strip()]
+    wrong = next((name for name in named if name not in FORMATS), None)
+    if wrong or not named:
+        raise BadInput("--format", repr(wrong or asked), f"some of {', '.join(FORMATS)}, with commas between")
+    return [form for form in FORMATS if form in named]
+
+
+def _source(table: str, study: str | None, experiment: str | None) -> "Source":
+    """Whose trials are analyzed, from a file, an Optuna storage or an MLflow store."""
+    from study.redact import secret
+
+    if study and experiment:
+        raise BadInput("--study", "not both this and --experiment", "Optuna has studies, MLflow has experiments")
+    if experiment:
+        from trackers import runs
+
+        return runs.trials(secret(table), experiment)
+    if not study and not table.startswith("optuna:"):
+        from trackers import tables
+
+        return tables.trials(Path(table))
+    from trackers import optuna
+
+    storage, _, name = table.removeprefix("optuna:").partition("#")
+    if not (study or name):
+        raise BadInput("--study", "is missing", "optuna:URL#STUDY, or --study NAME")
+    return optuna.trials(secret(storage), study or name)
 
 
 def _home(given: Path | None) -> "Home":

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from study import cli, design, session
-from study.controller import Cell
+from study.cell import Cell
 from study.hardware import provenance
 from study.ledger import Ledger
 from study.spec import parse, resolved, space
@@ -31,7 +31,21 @@ from tests.test_spec import document
 from tests.tiny import tiny_data, tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ["launch", "resume", "status", "trials", "report", "export", "import", "validate", "variants", "tasks", "ui"]
+COMMANDS = [
+    "launch",
+    "resume",
+    "status",
+    "trials",
+    "report",
+    "analyze",
+    "curvature",
+    "export",
+    "import",
+    "validate",
+    "variants",
+    "tasks",
+    "ui",
+]
 HELP_SECONDS = 0.5  # of one processor
 PASSWORD = "hunter2"
 
@@ -288,9 +302,9 @@ def test_an_unknown_study_is_told_with_the_nearest_spelling(
 def test_a_changed_study_is_refused_and_nothing_of_it_is_lost(lorascope: Lorascope, done: list[Trial]) -> None:
     before = lorascope("trials", "tiny").out
     for command in ("launch", "validate"):
-        assert refused(lorascope(command, write({"margin": 0.02, "tasks.0.budget.steps": 5}))) == (
+        assert refused(lorascope(command, write({"margin": 0.03, "tasks.0.budget.steps": 5}))) == (
             "study.yaml: study tiny exists and differs: tasks.classification.budget.steps: was 4, is 5; "
-            "margin: was 0.01, is 0.02 (widen it, or run this one --as NEW-NAME)"
+            "margin: was 0.02, is 0.03 (widen it, or run this one --as NEW-NAME)"
         )
     assert before.count("\n") == 1 + len(done)
     assert lorascope("trials", "tiny").out == before

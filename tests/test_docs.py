@@ -173,5 +173,5 @@ def test_a_name_that_no_new_variant_can_have_is_refused_and_nothing_is_written(n
 
 
 def test_the_tour_visits_every_variant() -> None:
-    tour = spec.load(ROOT / "studies" / "taxonomy-tour.yaml")
+    (tour,) = spec.load(ROOT / "studies" / "taxonomy-tour.yaml")
     assert sorted(chosen.name for chosen in tour.variants) == sorted(VARIANTS)
