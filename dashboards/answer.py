@@ -90,8 +90,8 @@ def by_cost(costs: Finding, top: str) -> str:
         return f"{text}; over equal widths knobs cannot be compared here, so this order may come from the ranges."
     near, second, *_ = ranks["by_decade"]
     text += (
-        f"; over one decade around the best value {near} does, {span(score[near]['decade'])}, before {second}, "
-        f"{span(score[second]['decade'])}."
+        f"; over one decade around the best value (all of a narrower range) {near} does, "
+        f"{span(score[near]['decade'])}, before {second}, {span(score[second]['decade'])}."
     )
     return f"{text} {agreement([dear, near, *filter(None, [top])], ranks['agree'])}"
 

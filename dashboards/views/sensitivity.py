@@ -16,7 +16,7 @@ Costs = Mapping[str, Mapping[str, Estimate | None]]  # knob -> measure -> cost
 COST = (
     "What a value drawn at random costs on average against the best value, in units of the score, with its 95 % "
     "interval. Near zero, tuning is hardly worth the effort. A wide range costs more by its width alone, hence the "
-    "second panel, on the same scale."
+    "second panel, on the same scale; a knob that spans less than a decade keeps its whole range there."
 )
 MEASURES = (("range", "declared range"), ("decade", "one decade around the best"))
 
@@ -43,7 +43,7 @@ def figures(findings: Sequence[Finding], scene: Scene) -> list[Figure]:
 
 
 def panels(costs: Costs, scene: Scene, axis: str) -> tuple[Chart, ...]:
-    """The declared range on the left, the decade around the best on the right where one is defined."""
+    """The declared range on the left, the decade around the best on the right where a knob has a logarithm."""
     marks = {title: [Mark(name, cost) for name, of in costs.items() if (cost := of[key])] for key, title in MEASURES}
     top = top_of([mark.estimate for some in marks.values() for mark in some])
     return tuple(intervals.dots(some, scene.looks, axis, title, top) for title, some in marks.items() if some)
@@ -53,7 +53,7 @@ def map_words(scene: Scene) -> str:
     """How to read the map."""
     return (
         f"The same costs, in validation {scene.score}: the darker, the more it costs to leave the knob of the column "
-        f"untuned in the variant of the row. {MISSING}: the variant has no such knob, or the knob no decade."
+        f"untuned in the variant of the row. {MISSING}: the variant has no such knob, or the knob no logarithm."
     )
 
 

@@ -1,9 +1,12 @@
 """What a response curve says: its best place, the window around it, and how much not tuning the knob costs.
 
-A curve is G values on an axis, larger is better; every function works on one curve.
+A curve is G values on an axis, larger is better. The top of a mean curve is a poor guide to its best place: on a
+plateau it is any wiggle, before a cliff the smooth overshoots. So the best place is the middle of those that the draws
+cannot tell from the top, and best score, window and costs are all told against the curve's value there.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +15,15 @@ from study.analysis.axis import Array, Axis
 from study.analysis.finding import Estimate
 
 LEVEL = (2.5, 97.5)  # percentiles of a 95 % interval
-LOOSE = 0.25  # this and the next make intervals on plateaus and cliffs cover (`benchmarks/calibrate.py`)
-OVERSHOOT = 0.5
+LOOSE = 0.25  # makes the window's interval before a cliff cover (`benchmarks/calibrate.py`)
+
+
+class Best(NamedTuple):
+    """The best place of a curve and its 95 % interval, as indices into the axis."""
+
+    place: int
+    low: int
+    high: int
 
 
 class Window(NamedTuple):
@@ -27,6 +37,24 @@ class Window(NamedTuple):
     @property
     def width(self) -> float:
         return self.high - self.low
+
+
+def locate(draws: Array, middle: Array, axis: Axis) -> Best:
+    """The best place of the curve `middle` (G) with draws S G around it.
+
+    A top at an end of the axis, or of levels without an order, is the best place itself.
+    """
+    low, high = np.percentile(draws.argmax(axis=1), LEVEL)
+    place = top = int(middle.argmax())
+    if axis.ordered and 0 < top < len(middle) - 1:
+        alike = stretch(reach(draws, top), axis.at, top, 0.0)
+        place = int(np.abs(axis.at - (alike.low + alike.high) / 2).argmin())
+    return Best(place, min(math.floor(low), place), max(math.ceil(high), place))
+
+
+def reach(draws: Array, place: int) -> Array:
+    """G: how far above the value at `place` the draws (S G) would let the curve be elsewhere."""
+    return np.asarray(np.percentile(draws - draws[:, [place]], LEVEL[1], axis=0))
 
 
 def window(curve: Array, at: Array, margin: float) -> Window:
@@ -44,18 +72,17 @@ def stretch(curve: Array, at: Array, best: int, least: float) -> Window:
     return Window(float(low), float(high), not below.size, not above.size)
 
 
-def window_width(draws: Array, at: Array, margin: float, settings: Array) -> tuple[float, float, float]:
-    """The width of the mean curve's window, and its 95 % interval over the draws (S G), in unit coordinates.
+def window_width(draws: Array, at: Array, best: int, margin: float, settings: Array) -> tuple[float, float, float]:
+    """Width of the mean curve's window around place `best` in unit coordinates, and its 95 % interval over draws (S G).
 
     Single draws are rougher than the truth may be: on a plateau their windows end at the first wiggle, and their tops
     stand above it. So only the lower end is theirs; the upper one is the stretch that the draws cannot tell from the
-    mean curve's best place, loosened towards the next of the `settings` (n): a smooth rounds off what lies between.
+    best place, loosened towards the next of the `settings` (n): a smooth rounds off what lies between.
     """
     mean = draws.mean(axis=0)
-    value, best = window(mean, at, margin).width, int(mean.argmax())
+    value = stretch(mean, at, best, float(mean[best]) - margin).width
     low = float(np.percentile([window(draw, at, margin).width for draw in draws], LEVEL[0]))
-    reach = np.percentile(draws - draws[:, [best]], LEVEL[1], axis=0)
-    high = loosened(stretch(reach, at, best, -margin), settings)
+    high = loosened(stretch(reach(draws, best), at, best, -margin), settings)
     return value, min(low, value), max(high, value)
 
 
@@ -71,45 +98,35 @@ def _crossing(curve: Array, at: Array, outside: int, inside: int, least: float) 
     return float(at[outside] + part * (at[inside] - at[outside]))
 
 
-def shortfall(curve: Array, weight: Array, floor: float) -> float:
-    """What a value drawn from `weight` costs against the best one (Wortsman et al. 2023, arXiv:2309.14322).
+def shortfall(curve: Array, weight: Array, floor: float, best: int | None = None) -> float:
+    """What a value drawn from `weight` costs against that at place `best`, by default the top.
 
+    The learning-rate sensitivity of Wortsman et al. 2023 (arXiv:2309.14322), for a score.
     Nothing costs more than not training at all: the curve counts as `floor` where it is below.
     """
     censored = np.maximum(curve, floor)
-    return max(float(censored.max() - censored @ weight), 0.0)
+    return max(float(censored[censored.argmax() if best is None else best] - censored @ weight), 0.0)
 
 
 def one_decade(axis: Axis, best: int) -> Array | None:
-    """The uniform measure over the decade around place `best`, moved inside the range.
+    """The uniform measure over the decade around place `best`, moved inside the range; all of a narrower range.
 
-    None where the axis has no logarithm or spans less than a decade.
+    None where the axis has no logarithm.
     """
     if axis.decades is None:
         return None
     low, high = float(axis.decades.min()), float(axis.decades.max())
     if high - low < 1:
-        return None
+        return axis.weight
     start = min(max(float(axis.decades[best]) - 0.5, low), high - 1)
     inside = (axis.decades >= start - 1e-9) & (axis.decades <= start + 1 + 1e-9)
     return np.where(inside, axis.weight, 0) / axis.weight[inside].sum()
 
 
-def interval(functional: Callable[[Array], float], draws: Array) -> tuple[float, float, float]:
-    """The functional of the mean curve, and the ends of its 95 % interval over the draws (S G)."""
-    value = functional(draws.mean(axis=0))
-    low, high = np.percentile([functional(draw) for draw in draws], LEVEL)
-    return value, min(float(low), value), max(float(high), value)
-
-
-def estimate_of_top(functional: Callable[[Array], float], draws: Array, middle: Array) -> Estimate:
-    """A functional of the curve `middle` (G) that rises with its maximum, and its 95 % interval over the draws (S G).
-
-    The maximum of a draw overshoots that of the middle, which overshoots the truth's by OVERSHOOT of as much.
-    """
-    value, found = functional(middle), np.array([functional(draw) for draw in draws])
-    low, high = np.percentile(found, LEVEL) - (1 + OVERSHOOT) * (found.mean() - value)
-    return Estimate(value, min(float(low), value), max(float(high), value))
+def estimate(value: float, draws: Array, others: Sequence[float] = ()) -> Estimate:
+    """A number and the 95 % interval over its draws, widened to hold the number and the `others`."""
+    low, high = np.percentile(draws, LEVEL)
+    return Estimate(value, min(float(low), value, *others), max(float(high), value, *others))
 
 
 def central(draws: Array) -> Estimate:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from study.analysis.axis import Axis
 from study.analysis.cells import Cells, basis, cells, explored
-from study.analysis.curves import LEVEL, estimate_of_top, interval, window, window_width
+from study.analysis.curves import LEVEL, estimate, locate, stretch, window_width
 from study.analysis.finding import Estimate, Finding, Record
 from study.analysis.marginal import Marginal, focus_refusal, marginal
 from study.analysis.plan import Plan
@@ -60,18 +60,18 @@ def described(found: Marginal, plan: Plan, task: str, every: int) -> dict[str, A
     axis, draws, sign = found.axis, found.response, plan.sign(task)
     curve = draws.mean(axis=0)
     low, high = np.percentile(draws, LEVEL, axis=0)[::sign] * sign
-    best = interval(lambda c: float(axis.at[c.argmax()]), draws)
-    edge = {0: "low", len(curve) - 1: "high"}.get(int(curve.argmax()))
-    located = best[2] - best[1] < LOCATED
-    inside = window(curve, axis.at, plan.margin)
-    score = estimate_of_top(lambda c: float(c.max()), draws, curve)
-    width = window_width(draws, axis.at, plan.margin, found.places)
+    best = locate(draws, curve, axis)
+    edge = {0: "low", len(curve) - 1: "high"}.get(best.place)
+    located = float(axis.at[best.high] - axis.at[best.low]) < LOCATED
+    inside = stretch(curve, axis.at, best.place, float(curve[best.place]) - plan.margin)
+    score = estimate(float(curve[best.place]), draws[:, best.place])
+    width = window_width(draws, axis.at, best.place, plan.margin, found.places)
     return {
         "x": [float(v) for v in axis.values[::every]],
         "mean": (sign * curve)[::every].tolist(),
         "low": low[::every].tolist(),
         "high": high[::every].tolist(),
-        "best": Estimate(*(value_at(axis, u) for u in best)),
+        "best": Estimate(*(value_at(axis, float(axis.at[place])) for place in best)),
         "best_score": score if sign > 0 else mirrored(score),
         "boundary": edge,
         "located": located,

@@ -30,6 +30,20 @@ class SeedEffects(NamedTuple):
         return self.level[:, None] + self.slope[:, None] * (u - self.centre)
 
 
+def seed_errors(scores: Array) -> Array:
+    """S L1 .. LF parts of the error that S seeds leave in their mean (scores: S L1 .. LF); none of too few seeds.
+
+    Deviations from the mean, levels removed, over the root of S (S - 1): in any linear combination of cells their
+    squares add up to an unbiased estimate of its variance, whatever a seed does to which cells.
+    """
+    seeds = len(scores)
+    if seeds < LEAST_SEEDS:
+        return scores[:0]
+    rest = scores - scores.mean(axis=0)
+    level = rest.mean(axis=tuple(range(1, rest.ndim)), keepdims=True)
+    return np.asarray((rest - level) / np.sqrt(seeds * (seeds - 1)))
+
+
 class PerSeed(NamedTuple):
     """Least-squares fits to every seed's deviations from the point means."""
 

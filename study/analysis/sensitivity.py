@@ -1,19 +1,20 @@
 """Sensitivity: how much does not tuning a knob cost, on average over its range?
 
 For the focus knob this is the learning-rate sensitivity of Wortsman et al. 2023 (arXiv:2309.14322): the mean over
-log-uniform values of min(loss, loss0) - loss*, where loss is the smoothed mean over seeds and loss* its minimum; in
-score units, score* - max(score, score0). The range is the declared one, whatever the data reach. The same number is
-given for every other knob, and for three curves of each:
+log-uniform values of min(loss, loss0) - loss*, where loss is the smoothed mean over seeds and loss* its minimum, read
+at the best place (`curves.locate`); in score units, score* - max(score, score0). The range is the declared one,
+whatever the data reach. The same number is given for every other knob, and for three curves of each:
 
     marginal     averaged over the design of the other knobs
     conditional  the other knobs at the variant's selected setting
     retuned      the other knobs there, but the focus knob at its best for each value
 
 A range of more decades costs more by its width alone, so each number comes in two measures: over the declared range,
-and over the one decade around the knob's optimum.
+and over the one decade around the knob's optimum. A knob that spans less than a decade keeps its whole range in both:
+it may still cost more than a wider one does over its decade.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ import pandas as pd
 from study.analysis.axis import Array, Axis
 from study.analysis.cells import Cells, Measure, basis, cells, explored, point_means
 from study.analysis.conditional import conditional, selected
-from study.analysis.curves import estimate_of_top, one_decade, shortfall
+from study.analysis.curves import estimate, locate, one_decade, shortfall
 from study.analysis.finding import POOLED, Estimate, Finding, Record
 from study.analysis.marginal import focus_refusal, marginal, on_a_line, separable
 from study.analysis.plan import Plan
@@ -32,6 +33,7 @@ from study.space import Value
 QUESTION = "sensitivity"
 WIDTH = "A wider declared range costs more by its width alone; compare knobs in both measures."
 AVERAGED = "Averaged over the design of the other knobs (marginal) unless they are said to be at their selected values."
+NEAR = "one decade around the best (all of a narrower range)"
 PER_VARIANT = (
     "Averaged over the design of the other knobs (marginal); with them at a selected setting, per variant only."
 )
@@ -44,7 +46,7 @@ class Cost(NamedTuple):
     """What not tuning a knob costs on average, in units of the measure."""
 
     range: Estimate  # over the declared range
-    decade: Estimate | None  # over the decade around the optimum; None: no logarithm, or less than a decade
+    decade: Estimate | None  # over the decade around the optimum, or all of a narrower range; None: no logarithm
 
 
 class AllCosts(NamedTuple):
@@ -61,7 +63,7 @@ class Verdict(NamedTuple):
 
     by_range: list[str]  # most expensive first
     by_decade: list[str]  # of the knobs that have a decade
-    agree: bool  # one knob leads both, its intervals above those of every other knob that has both
+    agree: bool  # one knob leads both, its intervals above those of every other knob
 
 
 def sensitivity(table: pd.DataFrame, plan: Plan, task: str) -> list[Finding]:
@@ -126,28 +128,31 @@ def cost(cell: Cells, plan: Plan, name: str) -> Cost:
 
 
 def cost_on(axis: Axis, draws: Array, middle: Array, floor: float) -> Cost:
-    """The cost of a response with draws S G around its middle G, each draw around its own optimum."""
-    whole = not_negative(estimate_of_top(lambda curve: shortfall(curve, axis.weight, floor), draws, middle))
-    if one_decade(axis, 0) is None:
-        return Cost(whole, None)
+    """The cost against the best place of a response with draws S G around its middle G.
 
-    def around_best(curve: Array) -> float:
-        decade = one_decade(axis, int(curve.argmax()))
-        return shortfall(curve, axis.weight if decade is None else decade, floor)
+    Over one decade the interval also holds the costs of the middle around every other place that may be the best.
+    """
+    best = locate(draws, middle, axis)
+    whole = against(best.place, axis.weight, draws, middle, floor)
+    around = {place: one_decade(axis, place) for place in range(best.low, best.high + 1)}
+    costs = [shortfall(middle, weight, floor, place) for place, weight in around.items() if weight is not None]
+    decade = around[best.place]
+    return Cost(whole, None if decade is None else against(best.place, decade, draws, middle, floor, costs))
 
-    return Cost(whole, not_negative(estimate_of_top(around_best, draws, middle)))
 
-
-def not_negative(found: Estimate) -> Estimate:
-    """A best value is no worse than the others."""
-    return found._replace(low=max(found.low or 0.0, 0.0))
+def against(
+    best: int, weight: Array, draws: Array, middle: Array, floor: float, others: Sequence[float] = ()
+) -> Estimate:
+    """The cost against place `best`, with an interval over the draws that also holds the `others`."""
+    costs = np.array([shortfall(draw, weight, floor, best) for draw in draws])
+    return estimate(shortfall(middle, weight, floor, best), costs, others)
 
 
 def verdict(costs: Mapping[str, Cost]) -> Verdict:
-    """Whether both measures tell the same knob to cost most; only knobs with both can be told apart."""
+    """Whether both measures tell the same knob to cost most."""
     decade = {name: of.decade for name, of in costs.items() if of.decade}
     whole = {name: of.range for name, of in costs.items()}
-    first = leader({name: whole[name] for name in decade})
+    first = leader(whole)
     return Verdict(ordered(whole), ordered(decade), first is not None and first == leader(decade))
 
 
@@ -192,10 +197,10 @@ def ranking_words(costs: Mapping[str, Cost], ranks: Verdict) -> str:
     decade = ", ".join(f"{name} {span(each)}" for name in ranks.by_decade if (each := costs[name].decade))
     first = f"In score, the declared ranges cost {whole}"
     if len(ranks.by_decade) < 2:
-        return f"{first}; fewer than two knobs have a decade around their best, so this order may come from the ranges."
+        return f"{first}; fewer than two knobs have a logarithm, so this order may come from the ranges."
     if ranks.agree:
-        return f"{first}, and one decade around the best {decade}: {ranks.by_decade[0]} costs most in both measures."
-    return f"{first}, and one decade around the best {decade}: the ranking depends on the declared ranges."
+        return f"{first}, and {NEAR} {decade}: {ranks.by_decade[0]} costs most in both measures."
+    return f"{first}, and {NEAR} {decade}: the ranking depends on the declared ranges."
 
 
 def recorded(found: Mapping[Measure, AllCosts], plan: Plan) -> tuple[Record, ...]:

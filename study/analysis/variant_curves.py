@@ -7,6 +7,7 @@ import pandas as pd
 
 from study.analysis.axis import SEED, Array, Axis
 from study.analysis.cells import cells, explored
+from study.analysis.curves import locate
 from study.analysis.marginal import focus_refusal, marginal
 from study.analysis.memo import remembered
 from study.analysis.plan import Plan
@@ -26,7 +27,7 @@ class Curve(NamedTuple):
     @property
     def best(self) -> int:
         """The place of the optimum."""
-        return int(self.mean.argmax())
+        return locate(self.draws, self.mean, self.axis).place
 
     @property
     def edge(self) -> bool:

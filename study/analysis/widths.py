@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from study.analysis.axis import ROUNDING, Array
 from study.analysis.cells import Cells
+from study.analysis.curves import locate
 from study.analysis.finding import Estimate
 from study.analysis.marginal import Marginal, marginal, separable
 from study.analysis.plan import Plan
@@ -42,7 +43,7 @@ def ranges(cell: Cells, plan: Plan) -> list[Range]:
         return []
     found = marginal(cell, plan, plan.focus)
     low, high = math.log10(values_of(found)[0]), math.log10(values_of(found)[-1])
-    best = math.log10(values_of(found)[int(found.response.mean(axis=0).argmax())])
+    best = math.log10(values_of(found)[locate(found.response, found.response.mean(axis=0), found.axis).place])
     starts = [(min(max(best - w / 2, low), high - w), w) for w in WIDTHS if w < high - low - ROUNDING]
     inside = [Range(10**start, 10 ** (start + width)) for start, width in starts]
     narrower = [_levels_inside(cell.knobs[plan.focus], each) for each in inside]

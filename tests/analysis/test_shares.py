@@ -12,9 +12,12 @@ from scipy.stats import qmc
 
 from study.analysis import POOLED, Finding, Plan
 from study.analysis.cells import Cells, cells, explored
-from study.analysis.factorial import components, factorial
-from study.analysis.known import Surface, simulate
+from study.analysis.factorial import Noise, components, factorial, means_of, white_noise
+from study.analysis.factorial import runs as runs_of
+from study.analysis.known import Surface, simulate, truth
+from study.analysis.plan import Direction
 from study.analysis.sampling import sampling_refusal
+from study.analysis.sobol import Indices
 from study.analysis.total_effects import noise_floor, stand_in
 from study.analysis.variance import variance_of
 from study.space import Choice, Knob, Levels, LogFloat
@@ -123,28 +126,60 @@ def test_a_sum_has_no_pair_and_names_none() -> None:
 # Factorials
 
 
-def test_the_components_of_a_factorial_are_unbiased() -> None:
-    """Averaged over 2,000 noisy studies they are those of the noise-free cells, small and absent ones too."""
-    exact = rugged(crossed(GRID.knobs["lora"])).reshape(9, 3, 2)
-    true = components(exact[None], np.zeros(1))
-    runs_of = exact + 0.2 * generator(0).normal(size=(2000, 3, 9, 3, 2))  # three runs of every cell
-    found = components(runs_of.mean(axis=1), runs_of.var(axis=1, ddof=1).mean(axis=(1, 2, 3)) / 3)
-    for draws, truths in zip(found, true, strict=True):
-        assert (np.abs(draws.mean(axis=0) - truths[0]) < 4 * draws.std(axis=0) / np.sqrt(2000)).all()
+def pieces_of_exact() -> Indices:
+    """Components of the noise-free cells."""
+    return components(EXACT[None], EXACT[None][:0], Noise(np.zeros(1), np.zeros(1)))
 
 
-def test_the_noise_of_a_factorial_is_that_of_a_mean_over_seeds() -> None:
-    grid = factorial(cell_of(gridded(rugged), GRID))
+def pieces(scores: np.ndarray) -> Indices:
+    """Components of the means of one study (seeds x levels), its noise taken off."""
+    means = means_of(scores)
+    return components(means.of, means.errors, means.noise)
+
+
+EXACT = rugged(crossed(GRID.knobs["lora"])).reshape(9, 3, 2)
+
+
+@pytest.mark.parametrize(("seeds", "shift"), [(2, 0.0), (3, 0.0), (3, 0.3), (5, 0.3)])
+def test_the_components_of_a_factorial_are_unbiased(seeds: int, shift: float) -> None:
+    """Averaged over noisy studies they are those of the mean over all seeds, whatever a seed does to which cells."""
+    draw, u = generator(0), crossed(GRID.knobs["lora"])
+    bend = np.stack([(u[:, 0] * u[:, 1]).reshape(9, 3, 2), (u[:, 0] > 0.5).reshape(9, 3, 2) * 1.0])
+    found = []
+    for _ in range(500):
+        moved = shift * np.tensordot(draw.normal(size=(seeds, 2)), bend, axes=1)
+        found.append(pieces(EXACT + moved + 0.2 * draw.normal(size=(seeds, 9, 3, 2))))
+    true = pieces_of_exact()
+    for draws, truths in zip(map(np.concatenate, zip(*found, strict=True)), true, strict=True):
+        assert (np.abs(draws.mean(axis=0) - truths[0]) < 4 * draws.std(axis=0) / np.sqrt(500)).all()
+
+
+def test_white_noise_of_a_factorial_is_that_of_a_mean_over_seeds() -> None:
+    draw = generator(0)
+    drift = draw.normal(size=(3, 1, 1, 1)) + draw.normal(size=(3, 9, 1, 1)) + draw.normal(size=(3, 1, 3, 2))
+    noise, freedom = white_noise(EXACT + drift + 0.05 * draw.normal(size=(3, 9, 3, 2)))
+    assert noise == pytest.approx(0.05**2 / 3, rel=0.5)
+    assert freedom == 2 * 8 * 2 * 1
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_the_runs_of_a_factorial_are_those_of_its_cells(direction: Direction) -> None:
+    """Whatever the order of the rows: their means over seeds are the cells', of each variant."""
+    plan = replace(GRID, knobs=dict.fromkeys(("pissa", "lora"), GRID.knobs["lora"]), directions={TASK: direction})
+    table = pd.concat([gridded(rugged, seed=i, variant=v) for i, v in enumerate(plan.knobs)], ignore_index=True)
+    cell = cell_of(table.sample(frac=1, random_state=0), plan)
+    grid = factorial(cell)
     assert grid is not None
-    assert grid.noise == pytest.approx(0.05**2 / 3, rel=0.35)
-    assert grid.freedom == 53 * 2  # of settings and of seeds, one taken off each
-    assert grid.means.shape == (9, 3, 2)
-    exact = rugged(crossed(GRID.knobs["lora"])).reshape(9, 3, 2)
-    assert np.corrcoef(grid.means.ravel(), exact.ravel())[0, 1] > 0.97
+    assert grid.names == ("learning_rate", "rank", "init", "variant")
+    sign = 1 if direction == "maximize" else -1
+    scores = runs_of(cell, plan, grid)
+    assert np.corrcoef(scores[..., 0].mean(axis=0).ravel(), sign * EXACT.ravel())[0, 1] > 0.97
+    for variant in range(2):
+        assert np.sort(scores[..., variant].mean(axis=0), axis=None) == pytest.approx(np.sort(cell.good[variant]))
 
 
 def test_the_intervals_of_a_factorial_hold_the_truth() -> None:
-    true = components(rugged(crossed(GRID.knobs["lora"])).reshape(1, 9, 3, 2), np.zeros(1))
+    true = pieces_of_exact()
     plan, held = replace(GRID, focus="steps"), []
     for seed in range(60):
         values = variance_of(gridded(rugged, 0.1, seed=seed), plan, TASK, "lora").values
@@ -204,6 +239,21 @@ def test_seeds_that_move_the_optimum_widen_the_intervals() -> None:
         share = variance_of(table, plan, TASK, "lora").values["deviation"]
         widths.append(share.high - share.low)
     assert widths[1] > 1.5 * widths[0]
+
+
+def test_the_shares_of_a_factorial_hold_over_seeds_that_move_the_optimum() -> None:
+    plan = replace(GRID, knobs={"lora": (LINE, Levels("rank", (2, 4, 8, 16), 4), Levels("alpha", (4, 16, 64), 16))})
+    surface = Surface({"lora": -2.6}, curvature=0.15, seed_shift=0.2)
+    true, held, errors = truth(surface, plan, ("lora",)), [], []
+    for seed in range(30):
+        values = variance_of(simulate(surface, plan, 9, 3, generator(seed)), plan, TASK, "lora").values
+        for kind, shares in (("first", true.first), ("total", true.total)):
+            for name in ("learning_rate", "rank", "alpha"):
+                held.append(values[kind][name].low <= shares[name] <= values[kind][name].high)
+        held.append(values["deviation"].low <= true.deviation <= values["deviation"].high)
+        errors.append(values["first"]["learning_rate"].value - true.first["learning_rate"])
+    assert np.mean(held) > 0.92
+    assert abs(np.mean(errors)) < 0.006  # 0.03 where the seeds' errors are taken for noise alike in all cells
 
 
 # The focus knob's share against the width of its range
