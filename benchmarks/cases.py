@@ -207,11 +207,11 @@ WHO = {"lora": ONE, "five variants": FIVE}
 SEEDS = {2: BUMP, 3: SHIFTING}  # three tell how seeds differ, two are conditional on themselves
 RESPONSES = {16: 500, 64: 500, 128: 200}  # points -> studies; about 0.1 CPU seconds each
 SHARES = {  # whose, points -> studies; 0.4 to 2.5 CPU seconds each
-    ("five variants", 16): 200,
-    ("five variants", 64): 100,
-    ("five variants", 128): 40,
+    ("five variants", 16): 100,
+    ("five variants", 64): 40,
+    ("five variants", 128): 16,
     ("lora", 64): 200,
-    ("lora", 128): 200,
+    ("lora", 128): 100,
 }
 CASES = {
     **{
@@ -229,12 +229,12 @@ CASES = {
         for (who, points), n in SHARES.items()
         for seeds, surface in SEEDS.items()
     },
-    "shares, parabola, lora, 128 points x 2 seeds": case(shares, PARABOLA, ONE, 128, 2, studies=200),
+    "shares, parabola, lora, 128 points x 2 seeds": case(shares, PARABOLA, ONE, 128, 2, studies=100),
     **{
         f"shares, {name}, lora, factorial of 108 x 3 seeds": case(shares, surface, GRID, 9, 3, studies=500)
         for name, surface in {"bump": BUMP, "shifting seeds": SHIFTING}.items()
     },
-    "selected setting, lora, 64 points x 3 seeds": case(at_selected, SHIFTING, THREE_KNOBS, 64, 3, studies=200),
+    "selected setting, lora, 64 points x 3 seeds": case(at_selected, SHIFTING, THREE_KNOBS, 64, 3, studies=100),
     "equal curvature, 64 points x 2 seeds": case(equal_curvature, 64, 2, studies=200),
     "comparison, equal variants": case(comparison, 0.0, studies=500, most=2000),
     "comparison, a margin apart": case(comparison, TWINS.margin, studies=500, most=2000),

@@ -123,10 +123,10 @@ def test_the_forest_says_what_within_the_margin_means(findings: list[Finding]) -
     assert all(word in figure.caption for word in ("TOST", "at 5 %", "90 % interval", "Holm"))
 
 
-def test_a_knob_without_a_decade_is_a_dash_on_the_map(findings: list[Finding]) -> None:
+def test_a_knob_without_a_logarithm_is_a_dash_on_the_map(findings: list[Finding]) -> None:
     told = {f.subject: f.values["score"] for f in of("sensitivity", findings) if f.subject != POOLED}
-    fields = sensitivity.fields(told, ["learning_rate", "rank"], "decade")
-    assert {(field.column, field.value is None) for field in fields} == {("learning_rate", False), ("rank", True)}
+    fields = sensitivity.fields(told, ["learning_rate", "init"], "decade")
+    assert {(field.column, field.value is None) for field in fields} == {("learning_rate", False), ("init", True)}
     assert {field.text for field in fields if field.value is None} == {"–"}
 
 
