@@ -43,6 +43,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # in its own markup the square brackets around a default would be left out
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -223,7 +224,11 @@ def analyze(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write.")],
     knobs: Annotated[
         str | None,
-        typer.Option("--knobs", metavar="NAMES", help="NAME[:linear|log|categorical],... [an Optuna study's own]."),
+        typer.Option(
+            "--knobs",
+            metavar="NAMES",
+            help="NAME or NAME:KIND, with commas; KIND is linear, log or categorical [an Optuna study's own].",
+        ),
     ] = None,
     score: Annotated[
         str | None, typer.Option("--score", metavar="COLUMN", help="How good a trial is [an Optuna study's own].")

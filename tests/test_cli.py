@@ -421,6 +421,13 @@ def heavy() -> set[str]:
     return {name for name, packages in packages_distributions().items() if ours & {each.lower() for each in packages}}
 
 
+def test_help_says_what_stands_in_for_an_option_that_is_left_out(lorascope: Lorascope) -> None:
+    shown = lorascope("report", "--help").out + lorascope("analyze", "--help").out
+    words = " ".join(re.sub(r"[^\w\[\]/'.]", " ", shown).split())
+    for default in ("[reports/STUDY in the home]", "[all trials are one]", "[an Optuna study's own]"):
+        assert default in words
+
+
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_answers_at_once_and_imports_nothing_heavy(command: str, heavy: set[str]) -> None:
     assert {"torch", "mlflow", "pandas", "sqlalchemy", "yaml"} <= heavy
