@@ -30,12 +30,16 @@ VERSIONS = (
 )
 
 
-def compose(ledger: Ledger, row: StudyRow, curvature: pd.DataFrame | None = None) -> ReportData:
-    """The study's findings so far, and how they came about; `curvature` as `study.curvature` measures it."""
+def compose(ledger: Ledger, row: StudyRow, curvature: pd.DataFrame | None = None, runs: str = "") -> ReportData:
+    """The study's findings so far, and how they came about; `curvature` as `study.curvature` measures it.
+
+    `runs`: the address of a run in the tracker, its id left out.
+    """
     spec = specs.parse(row.spec, f"study {row.name}")
     trials = table.trials(ledger, row.name)
     return ReportData(
         study=row.name,
+        runs=runs,
         spec=specs.dump(row.spec),
         findings=analyze(_with_examples(ledger, trials, row.name), table.plan(spec), curvature) if len(trials) else [],
         trials=trials,

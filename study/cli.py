@@ -458,7 +458,7 @@ def _run(asked: "StudySpec", where: str, home: "Home", storage: str | None, trac
     if not progress.trained_in_all:
         _say("0 training steps: every trial of this study has a result")
     folder = home.report(asked.name)
-    _report(ledger, _row(ledger, asked.name), folder, home)
+    _report(ledger, _row(ledger, asked.name), folder, home, runs=mirror.runs_page())
     refused = mirror.keep_report(folder)
     if refused:
         _say(f"the report is not in {mirror.place}: {refused}")
@@ -507,7 +507,12 @@ def _require_all(ledger: "Ledger", study: str) -> None:
 
 
 def _report(
-    ledger: "Ledger", row: "StudyRow", folder: Path, home: "Home", formats: "Sequence[Format] | None" = None
+    ledger: "Ledger",
+    row: "StudyRow",
+    folder: Path,
+    home: "Home",
+    formats: "Sequence[Format] | None" = None,
+    runs: str = "",
 ) -> None:
     """Analyze a study, write its report in the formats given or in all, print its ranking."""
     import pandas
@@ -516,7 +521,7 @@ def _report(
     from dashboards.report import FORMATS, write
 
     file = home.curvature(row.name)
-    composed = compose(ledger, row, pandas.read_json(file, orient="records") if file.exists() else None)
+    composed = compose(ledger, row, pandas.read_json(file, orient="records") if file.exists() else None, runs)
     _write(folder, lambda: write(composed, folder, formats or FORMATS))
     _print_ranking(composed.findings)
     _say(f"report: {folder / 'report.html' if 'html' in (formats or FORMATS) else folder}")

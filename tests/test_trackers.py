@@ -606,6 +606,13 @@ def test_a_report_is_kept_once_and_is_the_last_one(uri: str, tmp_path: Path) -> 
     assert Path(client.download_artifacts(run.info.run_id, "report.html", str(tmp_path))).read_text() == "second"
 
 
+def test_a_run_is_shown_under_its_experiment(uri: str) -> None:
+    page = MlflowTracker(uri, 0).page(STUDY)
+    experiment = MlflowClient(uri).get_experiment_by_name(STUDY)
+    assert experiment is not None
+    assert page == f"/#/experiments/{experiment.experiment_id}/runs/"
+
+
 def test_runs_are_listed_page_by_page(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = MlflowTracker(uri, CREATED_MS)
     for n in range(10):

@@ -58,6 +58,14 @@ class Mirror:
             return str(error)
         return None
 
+    def runs_page(self) -> str:
+        """The address of the study's runs on the mirror's pages, an id follows; empty without a server that answers."""
+        if not self.remote or self._uploader.last_error is not None:
+            return ""
+        with suppress(OSError):
+            return self.place.rstrip("/") + self._open().page(self.study)
+        return ""
+
     def _open(self) -> "MlflowTracker":
         from trackers.mlflow import MlflowTracker  # imported by the upload thread, while the workers start
 

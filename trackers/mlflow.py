@@ -137,6 +137,11 @@ class MlflowTracker(Mirror):
             self._client.log_artifacts(run.info.run_id, str(folder))
             self._set_status(_known(run), "FINISHED")
 
+    def page(self, study: str) -> str:
+        """The path under which a server shows a run of the study, whose id follows."""
+        with self._reaching():
+            return f"/#/experiments/{self._experiment(study)}/runs/"
+
     def runs(self, study: str) -> list[MirroredRun]:
         """The study's child runs, all of them."""
         with self._reaching():
