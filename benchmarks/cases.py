@@ -209,13 +209,13 @@ RESPONSES = {16: 500, 64: 500, 128: 200}  # points -> studies; about 0.1 CPU sec
 SHARES = {  # whose, points -> studies; 0.4 to 2.5 CPU seconds each
     ("five variants", 16): 100,
     ("five variants", 64): 40,
-    ("five variants", 128): 16,
+    ("five variants", 128): 12,
     ("lora", 64): 200,
     ("lora", 128): 100,
 }
 CASES = {
     **{
-        f"response, {name}, 13 rates x 3 seeds": case(responses, surface, LINE, 13, 3, studies=500, most=2000)
+        f"response, {name}, 13 rates x 3 seeds": case(responses, surface, LINE, 13, 3, studies=500)
         for name, surface in SHAPES.items()
     },
     **{

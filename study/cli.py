@@ -545,8 +545,9 @@ def _print_ranking(findings: "Sequence[Finding]") -> None:
     if ranks:
         columns = [name for name in ranks[0] if any(rank[name] for rank in ranks)]
         _print_table("ranking, all variants pooled", ranks, columns)
+    told = ("response", "sensitivity") if ranks else ("variance", "response", "sensitivity")
     for finding in findings:
-        if finding.subject == POOLED and (finding.question != "variance" or not ranks):
+        if finding.subject == POOLED and finding.question in told:
             typer.echo(finding.sentence)
 
 

@@ -36,7 +36,7 @@ from tests.test_trackers import free_port
 
 __all__ = ["tiny"]  # a fixture
 
-STEPS = 80
+STEPS = 120
 PATIENCE = 90.0  # seconds a study may take, on a busy machine, to come where a test waits for it
 SOON = 5.0  # seconds a worker may take, on a busy machine, to notice that its controller is gone
 T = TypeVar("T")
@@ -136,7 +136,7 @@ def hardy(document: Document) -> Document:
 def story(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Story:
     folder = tmp_path_factory.mktemp("story")
     story = Story(opened(tiny, folder))
-    longer = hardy(tiny.document) | {"seeds": {"explore": 4, "confirm": 2}}  # 8 packs: work is left after every cut
+    longer = hardy(tiny.document) | {"seeds": {"explore": 6, "confirm": 2}}  # 12 packs: work is left after every cut
     begin = ("launch", written(longer, folder))
     cuts = {"SIGKILL": kill, "frozen": freeze, "SIGINT": interrupt, "SIGTERM": terminate}
     for n, (name, cut) in enumerate(cuts.items(), 1):
@@ -184,7 +184,7 @@ def freeze(command: Command, home: Home) -> None:
 
 
 def test_a_study_cut_off_four_times_is_completed_with_nothing_lost_and_nothing_twice(story: Story) -> None:
-    require_agreement(story.home, "hardy", 2 * 4 * 4 + 2 * 2)
+    require_agreement(story.home, "hardy", 2 * 4 * 6 + 2 * 2)
 
 
 def test_no_result_is_trained_again_after_a_cut(story: Story) -> None:
