@@ -84,7 +84,9 @@ def by_cost(costs: Finding, top: str) -> str:
     score, ranks = costs.values["score"], costs.values["ranking"]
     if not ranks["by_range"]:
         return ""
-    dear, *_ = ranks["by_range"]
+    dear, *rivals = ranks["by_range"]
+    if not rivals:
+        return f"Left untuned over its declared range, it costs {span(score[dear]['range'])} of score."
     text = f"Left untuned over its declared range, {dear} costs most: {span(score[dear]['range'])} of score"
     if len(ranks["by_decade"]) < 2:
         return f"{text}; over equal widths knobs cannot be compared here, so this order may come from the ranges."
