@@ -36,7 +36,7 @@ bench: .venv/installed-test ## measure lorascope beside Optuna with HF peft (abo
 bench-full: .venv/installed-test calibrate ## the same with every cell, and calibrate (hours)
 	.venv/bin/python -m benchmarks --full
 
-calibrate: .venv/installed-test ## count how often 95 % intervals hold the truth, for docs/calibration.md (about 25 minutes on 2 idle cores)
+calibrate: .venv/installed-test ## count how often 95 % intervals hold the truth, for docs/calibration.md (about 20 minutes on 2 cores)
 	.venv/bin/python -m benchmarks.calibrate --jobs $(JOBS) --markdown docs/calibration.md
 
 docs: .venv/installed ## write docs/variants.md from the registry

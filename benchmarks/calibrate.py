@@ -2,7 +2,7 @@
 
     python -m benchmarks.calibrate [--studies N] [--only CASE] [--jobs 2] [--markdown docs/calibration.md]
 
-Simulates studies whose answers are known, analyses each, and writes the table. About 50 core-minutes for all cases.
+Simulates studies whose answers are known, analyses each, and writes the table. About 36 core-minutes for all cases.
 """
 
 import argparse
