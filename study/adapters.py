@@ -1,7 +1,6 @@
 """Trained adapters on disk: a safetensors file for each trial that is kept, with all that says what its leaves are."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from study.errors import BadInput
+from study.files import put
 from study.optim import Leaf
 from study.space import Value
 from study.variants import variant
@@ -59,12 +59,9 @@ def adapter(record: Mapping[str, Any], leaves: Mapping[Leaf, Tensor]) -> Adapter
 
 def save(folder: Path, kept: Adapter) -> None:
     """Write an adapter under its key and seed, whole or not at all; the last one written stays."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = _path(folder, (kept.key, kept.seed))
-    unfinished = path.with_suffix(f".{os.getpid()}")
     tensors = {f"{owner}/{name}": _own(leaf) for (owner, name), leaf in kept.leaves.items()}
-    save_file(tensors, unfinished, {"lorascope": json.dumps(kept.record)})
-    unfinished.replace(path)
+    record = {"lorascope": json.dumps(kept.record)}
+    put(_path(folder, (kept.key, kept.seed)), lambda path: save_file(tensors, path, record))
 
 
 def load(folder: Path, key: str, seed: int) -> Adapter | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from study.errors import BadInput, nearest
+from study.errors import BadInput, instead
 
 if TYPE_CHECKING:
     from dashboards.report import Format
@@ -626,10 +626,8 @@ def _tracking(given: str | None, row: "StudyRow | None", home: "Home") -> str:
 def _row(ledger: "Ledger", study: str) -> "StudyRow":
     row = ledger.study(study)
     if row is None:
-        names = [row.name for row in ledger.studies()]
-        meant = nearest(study, names)
-        known = f"did you mean {meant}?" if meant else f"there are: {', '.join(names) or 'none yet'}"
-        raise BadInput(f"study {study}", "does not exist in this home", known)
+        known = [row.name for row in ledger.studies()]
+        raise BadInput(f"study {study}", "does not exist in this home", instead(study, known))
     return row
 
 

@@ -6,7 +6,6 @@ holds constant to the gradient (DoRA's norm) is constant to the Hessian too.
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache as once
 from pathlib import Path
@@ -16,13 +15,14 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from study.errors import BadInput
+from study.files import put
 from study.frozen import Frozen
 from study.hardware import fast_device
 from study.lanczos import Product, ends
 from study.pack import Batch, Pack, PerExample
 from study.part import Member, Part
 from study.spec import StudySpec, TaskSpec, VariantSpec, space
-from study.statistics import BATCHES, Measured
+from study.statistics import Measured
 from study.statistics import measure as measured
 from study.streams import generator, order
 from study.tasks import attention
@@ -30,7 +30,7 @@ from study.tasks.base import Prepared
 from study.trial import TRAINING_VERSION, digest
 from study.variants import head_only, variant
 from study.variants.base import Leaves, Plain, Site, Variant, plain
-from study.worker import COMPUTE_DTYPES, batch, prepare
+from study.worker import COMPUTE_DTYPES, batch, first_batches, prepare
 
 EXAMPLES, AT_ONCE = 64, 64  # of the training split, the first of the seed's order; how many make one batch
 TOLERANCE = 5e-3  # of the larger end
@@ -109,8 +109,7 @@ def _statistics(
     needs = method.needs({**member.values, **method.fixed})
     if not needs:
         return {}
-    chosen = [order(member.seed, step, batch_size, len(prepared.splits["train"])) for step in range(BATCHES)]
-    batches = [batch(prepared, "train", each, frozen.device) for each in chosen]
+    batches = first_batches(prepared, member.seed, batch_size, frozen.device)
     return {member.seed: measured(frozen, needs, member.seed, batches, prepared.loss)}
 
 
@@ -197,8 +196,5 @@ def _kept(path: Path, found: Callable[[], list[SiteCurvature]]) -> list[SiteCurv
     """What the file holds; where there is none, what is found, and it appears whole under its name."""
     if not path.exists():
         text = json.dumps([each._asdict() for each in found()], allow_nan=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
+        put(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
     return [SiteCurvature(**each) for each in json.loads(path.read_text(encoding="utf-8"))]

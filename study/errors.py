@@ -21,3 +21,10 @@ class BadInput(Exception):
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that a misspelt one may have meant, None where none is like it."""
     return next(iter(difflib.get_close_matches(name, list(known), 1)), None)
+
+
+def instead(name: str, known: Iterable[str]) -> str:
+    """What there is in place of a name that is not there: the nearest spelling, else all of them."""
+    names = list(known)
+    meant = nearest(name, names)
+    return f"did you mean {meant}?" if meant else f"there are: {', '.join(names) or 'none yet'}"

@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from study import design
 from study.cell import Cell
-from study.space import Knob, LogFloat, Value, coordinate, rounded
+from study.space import Knob, LogFloat, Value, coordinate, rounded, settled
 from study.spec import StudySpec
 from study.tasks import task as registered
 from study.trial import Phase, Result, Trial
@@ -85,7 +85,7 @@ class Proposer:
         ends = [float(value) for value in knob.grid(2)]
         for step in BEYOND:
             value = min(ends) / 10**step if edge == "low" else max(ends) * 10**step
-            self.ask({**best, knob.name: rounded(value)}, "extend")
+            self.ask(settled({**best, knob.name: rounded(value)}), "extend")
 
     def trials(self, phase: Phase) -> list[Trial]:
         """Every setting that a phase asked for, with every seed."""

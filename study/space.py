@@ -88,10 +88,15 @@ class Space:
 
     def setting(self, chosen: Mapping[str, Value]) -> dict[str, Value]:
         """The setting of these values of the varied knobs."""
-        values = {**self.fixed, **chosen}
-        if SCALE in values:
-            values["alpha"] = rounded(float(values.pop(SCALE)) * float(values["rank"]))
-        return values
+        return settled({**self.fixed, **chosen})
+
+
+def settled(values: Mapping[str, Value]) -> dict[str, Value]:
+    """A setting told by its scale, told by its alpha; any other as it is."""
+    found = dict(values)
+    if SCALE in found:
+        found["alpha"] = rounded(float(found.pop(SCALE)) * float(found["rank"]))
+    return found
 
 
 def rounded(value: float) -> float:

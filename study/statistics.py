@@ -7,7 +7,6 @@ variance that each eigenvector in Vh explains.
 component i among the first c of every layer, over the number of layers. S and Vh are empty.
 """
 
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from study.files import put
 from study.frozen import Frozen, Layer, Layout
 from study.pack import Batch, Pack, PerExample
 from study.part import Member
@@ -58,11 +58,9 @@ class Kept:
 
 def _write(measured: Measured, path: Path) -> None:
     """Whole or not at all: the file appears under its name when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     spectra = [(f"{site}/{name}", spectrum) for site, of in measured.items() for name, spectrum in of.items()]
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    save_file({f"{key}/{part}": leaf for key, s in spectra for part, leaf in s._asdict().items()}, unfinished)
-    unfinished.replace(path)
+    leaves = {f"{key}/{part}": leaf for key, s in spectra for part, leaf in s._asdict().items()}
+    put(path, lambda unfinished: save_file(leaves, unfinished))
 
 
 def _read(path: Path) -> Measured:

@@ -378,13 +378,12 @@ class _Run:
         names = sorted({name for values in mine for name in self.variant.needs(values)})
         if not names:
             return {}
-        size, examples = self.budget.batch_size, len(self.prepared.splits["train"])
+        size = self.budget.batch_size
         targets, length = self.job.spec.targets, self.budget.length
         of = {"start": self.job.start, "targets": targets, "length": length, "batch_size": size, "seed": seed}
 
         def measured() -> Measured:
-            chosen = [order(seed, step, size, examples) for step in range(BATCHES)]
-            batches = [batch(self.prepared, "train", each, self.frozen.device) for each in chosen]
+            batches = first_batches(self.prepared, seed, size, self.frozen.device)
             return measure(self.frozen, names, seed, batches, self.prepared.loss)
 
         return self.bench.statistics.get({**of, "names": names}, measured)
@@ -425,6 +424,12 @@ def batch(prepared: Prepared, split: str, chosen: Sequence[int], device: torch.d
     """These examples of a split, on the device."""
     inputs = {name: value.to(device) for name, value in prepared.collate(split, chosen).items()}
     return inputs, prepared.targets(split, chosen).to(device)
+
+
+def first_batches(prepared: Prepared, seed: int, size: int, device: torch.device) -> list[Batch]:
+    """What a seed trains on first: the batches that statistics of the frozen model are measured on."""
+    chosen = [order(seed, step, size, len(prepared.splits["train"])) for step in range(BATCHES)]
+    return [batch(prepared, "train", each, device) for each in chosen]
 
 
 def _length(examples: Examples, i: int) -> int:

@@ -21,7 +21,16 @@ LONGEST_FUNCTION = 80  # lines, docstring included
 
 # From the leaves up: a module imports its own layer and those above it in this list, never below.
 LAYERS = (
-    ("study", "study.errors", "study.space", "study.trial", "study.tracking", "study.redact", "study.grouping"),
+    (
+        "study",
+        "study.errors",
+        "study.space",
+        "study.trial",
+        "study.tracking",
+        "study.redact",
+        "study.grouping",
+        "study.files",
+    ),
     ("study.analysis.*",),
     ("study.foreign.*",),
     (

@@ -17,7 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from study.analysis.plan import Direction
-from study.errors import BadInput, nearest
+from study.errors import BadInput, instead
 from study.foreign.source import Source
 from study.redact import redact
 from study.space import Choice, Knob, LinearFloat, LogFloat
@@ -58,10 +58,7 @@ def opened(storage: str, name: str) -> optuna.Study:
         reason = redact(" ".join(str(error).split()))
         raise BadInput(redact(storage), f"cannot be read: {reason}", "an Optuna storage") from None
     if name not in names:
-        meant = nearest(name, names)
-        raise BadInput(
-            f"study {name}", "is not there", f"did you mean {meant}?" if meant else f"there are: {', '.join(names)}"
-        )
+        raise BadInput(f"study {name}", "is not there", instead(name, names))
     return optuna.load_study(study_name=name, storage=place)
 
 

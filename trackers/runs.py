@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import pandas as pd
 
-from study.errors import BadInput, nearest
+from study.errors import BadInput, instead
 from study.foreign.source import Source
 from study.redact import redact
 from trackers.mlflow import PAGE  # this import also says to MLflow, before it is imported, to be quiet
@@ -45,10 +45,8 @@ def pages(client: "MlflowClient", experiment: str) -> "Iterator[Run]":
     """Every run of the experiment that nobody deleted."""
     found = client.get_experiment_by_name(experiment)
     if found is None:
-        names = [one.name for one in client.search_experiments()]
-        meant = nearest(experiment, names)
-        known = f"did you mean {meant}?" if meant else f"there are: {', '.join(names)}"
-        raise BadInput(f"experiment {experiment}", "is not there", known)
+        known = [one.name for one in client.search_experiments()]
+        raise BadInput(f"experiment {experiment}", "is not there", instead(experiment, known))
     token: str | None = ""
     while token is not None:
         page = client.search_runs([found.experiment_id], max_results=PAGE, page_token=token or None)

@@ -67,6 +67,12 @@ def explored(table: pd.DataFrame, task: str, variants: Iterable[str]) -> pd.Data
     return table[(table["task"] == task) & (table["phase"] == "explore") & table["variant"].isin(list(variants))]
 
 
+def tried(table: pd.DataFrame, task: str, variant: str) -> pd.DataFrame:
+    """The rows that a setting is selected by: every phase but the one that confirms it."""
+    table = checked(table)
+    return table[(table["task"] == task) & (table["variant"] == variant) & (table["phase"] != "confirm")]
+
+
 def cells(rows: pd.DataFrame, plan: Plan, task: str, measure: Measure) -> Cells:
     """The cells of the variants that `rows` (at least one) hold, in the plan's order."""
     variants = tuple(variant for variant in plan.knobs if (rows["variant"] == variant).any())

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from study.analysis.axis import SEED, Array, Axis, axis_of
-from study.analysis.cells import Cells, checked, focus_places
+from study.analysis.cells import Cells, focus_places, tried
 from study.analysis.marginal import separable
 from study.analysis.plan import Plan
 from study.analysis.seeds import seed_effects
@@ -41,8 +41,7 @@ class Conditional(NamedTuple):
 
 def selected(table: pd.DataFrame, plan: Plan, task: str, variant: str) -> dict[str, Value]:
     """x*: the setting with the best mean validation score over all phases but confirm."""
-    rows = checked(table)
-    rows = rows[(rows["task"] == task) & (rows["variant"] == variant) & (rows["phase"] != "confirm")]
+    rows = tried(table, task, variant)
     best = (plan.sign(task) * rows["val_score"]).groupby(rows["key"]).mean().idxmax()
     setting = rows[rows["key"] == best].iloc[0]
     return {knob.name: knob.decode(knob.encode(setting[knob.name])) for knob in plan.knobs[variant]}

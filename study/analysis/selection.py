@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from study.analysis.axis import SEED, Array
-from study.analysis.cells import checked, replicate_variance
+from study.analysis.cells import replicate_variance, tried
 from study.analysis.plan import Plan
 
 RESELECTIONS = 1000
@@ -20,8 +20,7 @@ def selection_variance(table: pd.DataFrame, plan: Plan, task: str, variant: str)
 
     The noise of a run is that of the better half of the settings.
     """
-    rows = checked(table)
-    rows = rows[(rows["task"] == task) & (rows["variant"] == variant) & (rows["phase"] != "confirm")]
+    rows = tried(table, task, variant)
     good = plan.sign(task) * rows["val_score"]
     settings = good.groupby(rows["key"]).agg(["mean", "size"])
     better = rows["key"].isin(settings.index[settings["mean"] >= settings["mean"].median()])
