@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.cases import EXAMPLES, FRESH, SETTINGS, SHIFTING, Number, Outcome, Rate
+from study.grouping import grouped
 
 LOW, HIGH = 0.93, 0.97  # of the coverage of a 95 % interval
 UNDECIDED = 3.0  # Monte Carlo errors: a coverage outside but as near as this may be inside
@@ -79,12 +80,8 @@ def monte_carlo(share: float, count: int) -> float:
 
 def tallies(result: Result) -> list[Tally]:
     """Every number of a case."""
-    found: dict[str, list[Number]] = {}
-    for outcome in result.outcomes:
-        for one in outcome.told:
-            if isinstance(one, Number):
-                found.setdefault(one.name, []).append(one)
-    return [tally(name, numbers) for name, numbers in found.items()]
+    told = [one for outcome in result.outcomes for one in outcome.told if isinstance(one, Number)]
+    return [tally(name, numbers) for name, numbers in grouped(told, lambda one: one.name).items()]
 
 
 def tally(name: str, numbers: Sequence[Number]) -> Tally:
@@ -108,16 +105,12 @@ def tally(name: str, numbers: Sequence[Number]) -> Tally:
 
 def frequencies(result: Result) -> list[Frequency]:
     """Every rate of a case."""
-    found: dict[str, list[Rate]] = {}
-    for outcome in result.outcomes:
-        for one in outcome.told:
-            if isinstance(one, Rate):
-                found.setdefault(one.name, []).append(one)
+    told = [one for outcome in result.outcomes for one in outcome.told if isinstance(one, Rate)]
     return [
         Frequency(
             name, len(rates), float(np.mean([r.happened for r in rates])), float(np.mean([r.advertised for r in rates]))
         )
-        for name, rates in found.items()
+        for name, rates in grouped(told, lambda one: one.name).items()
     ]
 
 

@@ -302,7 +302,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_an_mlflow_experiment_is_read_to_its_last_page(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "PAGE", 5)
+    monkeypatch.setattr("trackers.mlflow.PAGE", 5)
     read = runs.trials(store, "sweep")
     found = prepared(read, Request("lr,init", "acc", "maximize"))
     assert read.notes == ("1 running runs are left out",)

@@ -220,11 +220,7 @@ class MlflowTracker(Mirror):
         return [] if experiment is None else list(self._pages(experiment.experiment_id, ""))
 
     def _pages(self, experiment: str, query: str) -> Iterator[Run]:
-        token: str | None = ""
-        while token is not None:
-            page = self._client.search_runs([experiment], query, max_results=PAGE, page_token=token or None)
-            yield from page
-            token = cast("str | None", page.token)  # pyright: ignore[reportUnknownMemberType], MLflow leaves it untyped
+        return pages(self._client, experiment, query)
 
     def _without_twins(self, runs: Iterable[Run]) -> list[Run]:
         """Our runs, one of each identity; the others are deleted: they come from an answer that got lost."""
@@ -268,6 +264,15 @@ class MlflowTracker(Mirror):
         else:
             self._client.set_terminated(run.run_id, status)
         run.status = status
+
+
+def pages(client: MlflowClient, experiment: str, query: str = "") -> Iterator[Run]:
+    """Every run of the experiment with that id that the query finds, nobody having deleted it."""
+    token: str | None = ""
+    while token is not None:
+        page = client.search_runs([experiment], query, max_results=PAGE, page_token=token or None)
+        yield from page
+        token = cast("str | None", page.token)  # pyright: ignore[reportUnknownMemberType], MLflow leaves it untyped
 
 
 def _open(uri: str) -> tuple[MlflowClient, str | None]:

@@ -3,14 +3,14 @@
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from study.errors import BadInput, instead
 from study.foreign.source import Source
 from study.redact import redact
-from trackers.mlflow import PAGE  # this import also says to MLflow, before it is imported, to be quiet
+from trackers.mlflow import pages  # this import also says to MLflow, before it is imported, to be quiet
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,7 +31,7 @@ def trials(uri: str, experiment: str) -> Source:
     if "://" not in file and not Path(file).exists():
         raise BadInput(redact(uri), "does not exist", "http://HOST:PORT or sqlite:///PATH")
     try:
-        found = list(pages(MlflowClient(uri), experiment))
+        found = list(runs_of(MlflowClient(uri), experiment))
     except MlflowException as error:
         reason = redact(" ".join(str(error).split()))
         raise BadInput(redact(uri), f"cannot be read: {reason}", "an MLflow tracking URI") from None
@@ -41,17 +41,13 @@ def trials(uri: str, experiment: str) -> Source:
     return Source(experiment, frame, notes=tuple(f"{count} {state} runs are left out" for state, count in left.items()))
 
 
-def pages(client: "MlflowClient", experiment: str) -> "Iterator[Run]":
+def runs_of(client: "MlflowClient", experiment: str) -> "Iterator[Run]":
     """Every run of the experiment that nobody deleted."""
     found = client.get_experiment_by_name(experiment)
     if found is None:
         known = [one.name for one in client.search_experiments()]
         raise BadInput(f"experiment {experiment}", "is not there", instead(experiment, known))
-    token: str | None = ""
-    while token is not None:
-        page = client.search_runs([found.experiment_id], max_results=PAGE, page_token=token or None)
-        yield from page
-        token = cast("str | None", page.token)
+    return pages(client, found.experiment_id)
 
 
 def row(run: "Run") -> dict[str, object]:
